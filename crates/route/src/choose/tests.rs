@@ -1,0 +1,348 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::backend::RawBackend;
+use crate::outlier::OutlierPolicy;
+use crate::place::{Country, Point};
+use crate::state::{Reservation, SlotKey, StatePool};
+use crate::table::{Regions, TableBuilder};
+
+const NOW: Moment = Moment::from_millis(1_000);
+
+/// `(id, region, country, weight, soft, hard)`
+type Row = (&'static str, &'static str, &'static str, i64, i64, i64);
+
+const TEN: [Row; 10] = [
+    ("gru", "gru", "BR", 1, 10, 20),
+    ("iad", "iad", "US", 1, 10, 20),
+    ("ord", "ord", "US", 1, 10, 20),
+    ("lax", "lax", "US", 1, 10, 20),
+    ("lhr", "lhr", "GB", 1, 10, 20),
+    ("fra", "fra", "DE", 1, 10, 20),
+    ("cdg", "cdg", "FR", 1, 10, 20),
+    ("nrt", "nrt", "JP", 1, 10, 20),
+    ("sin", "sin", "SG", 1, 10, 20),
+    ("syd", "syd", "AU", 1, 10, 20),
+];
+
+struct World {
+    table: Table,
+    states: Arc<StatePool>,
+    held: Vec<Reservation>,
+}
+
+impl World {
+    fn new(rows: &[Row], pop: &str) -> Self {
+        Self::with(rows, pop, true, |_| {})
+    }
+
+    fn with(rows: &[Row], pop: &str, has_country: bool, edit: impl Fn(&mut RawBackend)) -> Self {
+        let backends = rows
+            .iter()
+            .enumerate()
+            .map(|(n, &(id, region, country, weight, soft, hard))| {
+                let mut raw = RawBackend {
+                    id: Some(id.into()),
+                    app: Some("web".into()),
+                    region: Some(region.into()),
+                    country: (!country.is_empty()).then(|| country.into()),
+                    wg_ip: Some("127.0.0.1".into()),
+                    port: Some(1000 + i64::try_from(n).unwrap()),
+                    healthy: Some(1),
+                    weight: Some(weight),
+                    soft_limit: Some(soft),
+                    hard_limit: Some(hard),
+                    ..RawBackend::default()
+                };
+                edit(&mut raw);
+                raw.check().unwrap()
+            })
+            .collect();
+        let states = Arc::new(StatePool::default());
+        let builder = TableBuilder {
+            pop_region: pop.into(),
+            regions: Regions::default(),
+            has_country,
+            states: Arc::clone(&states),
+        };
+        Self { table: builder.build(backends).unwrap(), states, held: Vec::new() }
+    }
+
+    fn key(&self, id: &str) -> SlotKey {
+        self.table.backends().find(|(backend, _)| backend.id == id).unwrap().1
+    }
+
+    fn fill(&mut self, id: &str, connections: u32) {
+        let slot = self.key(id).slot;
+        for _ in 0..connections {
+            self.held.push(self.states.reserve(slot, u32::MAX, NOW, true).unwrap());
+        }
+    }
+
+    fn choose(&self, place: Place, policy: Policy, random: u64) -> Result<&str, NoRoute> {
+        self.ask(&Request { place, policy, random, ..request(&Exclusions::default()) })
+    }
+
+    fn ask(&self, request: &Request<'_>) -> Result<&str, NoRoute> {
+        self.table.choose(request).map(|choice| self.table.backend(choice.index).id.as_str())
+    }
+}
+
+fn request(tried: &Exclusions) -> Request<'_> {
+    Request {
+        place: Place::UNKNOWN,
+        app: Some("web"),
+        policy: Policy::Geo,
+        tried,
+        bound: None,
+        forced: false,
+        now: NOW,
+        random: 7,
+    }
+}
+
+fn country(code: &str) -> Place {
+    Place::in_country(code.parse::<Country>().unwrap())
+}
+
+fn geo(world: &World, place: Place) -> &str {
+    world.choose(place, Policy::Geo, 7).unwrap()
+}
+
+#[test]
+fn country_then_part_of_the_world_then_pop_region_then_the_rest() {
+    let world = World::new(&TEN, "fra");
+    assert_eq!(geo(&world, country("JP")), "nrt", "same country");
+    assert_eq!(geo(&world, country("PT")), "cdg", "nearest of Europe");
+    assert_eq!(geo(&world, country("NZ")), "syd", "nearest of Asia and the Pacific");
+    assert_eq!(geo(&world, country("AR")), "gru");
+    assert_eq!(geo(&world, country("KE")), "fra", "nothing in Africa: the POP's own region");
+
+    let world = World::new(&TEN, "jnb");
+    assert_eq!(geo(&world, country("MA")), "cdg", "nothing in Africa, nothing at the POP: the nearest");
+    assert_eq!(geo(&world, country("AE")), "fra");
+    assert_eq!(geo(&world, Place::UNKNOWN), "gru", "the nearest to the POP itself");
+}
+
+#[test]
+fn coarse_regions_of_older_tables_mean_a_part_of_the_world() {
+    let rows = [
+        ("s", "sa", "", 1, 10, 20),
+        ("n", "us", "", 1, 10, 20),
+        ("e", "eu", "", 1, 10, 20),
+        ("a", "ap", "", 1, 10, 20),
+    ];
+    let world = World::new(&rows, "sa");
+    for (client, expected) in [("CL", "s"), ("MX", "n"), ("PL", "e"), ("IN", "a")] {
+        assert_eq!(geo(&world, country(client)), expected, "{client}");
+    }
+    assert_eq!(geo(&world, country("KE")), "s", "no region of its own: that of the POP, never a silent North America");
+}
+
+#[test]
+fn within_a_known_country_only_load_decides_unless_the_city_is_known() {
+    let mut world = World::new(&TEN, "fra");
+    let mut seen = BTreeMap::new();
+    for random in 0..3_000 {
+        *seen.entry(world.choose(country("US"), Policy::Geo, next_random(random)).unwrap().to_owned()).or_insert(0) +=
+            1;
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(seen.values().all(|&n| (800..1200).contains(&n)), "ties are even: {seen:?}");
+
+    world.fill("ord", 3);
+    world.fill("lax", 2);
+    world.fill("iad", 1);
+    assert_eq!(geo(&world, country("US")), "iad", "the least loaded");
+
+    let seattle = country("US").at(Point::from_degrees(47.6, -122.3).unwrap());
+    assert_eq!(geo(&world, seattle), "lax", "the nearest, whatever its load below the soft limit");
+}
+
+#[test]
+fn the_nearer_wins_until_its_soft_limit_then_the_next_then_the_least_loaded() {
+    let mut world = World::new(&TEN, "nrt");
+    let berlin = country("PL").at(Point::from_degrees(52.5, 13.4).unwrap());
+    assert_eq!(geo(&world, berlin), "fra");
+    world.fill("fra", 9);
+    assert_eq!(geo(&world, berlin), "fra");
+    world.fill("fra", 1);
+    assert_eq!(geo(&world, berlin), "cdg", "fra is at its soft limit");
+    world.fill("cdg", 10);
+    assert_eq!(geo(&world, berlin), "lhr");
+    world.fill("lhr", 12);
+    world.fill("cdg", 1);
+    assert_eq!(geo(&world, berlin), "fra", "all past their soft limit: the least loaded of Europe");
+    world.fill("fra", 10);
+    world.fill("cdg", 9);
+    world.fill("lhr", 8);
+    assert_eq!(geo(&world, berlin), "nrt", "Europe is full: spill to the POP's region");
+}
+
+#[test]
+fn weights_share_the_load_of_one_place() {
+    let rows = [("small", "fra", "DE", 1, 100, 1000), ("big", "fra", "DE", 3, 100, 1000)];
+    let mut world = World::new(&rows, "fra");
+    for random in 0..400 {
+        let id = world.choose(country("DE"), Policy::Geo, next_random(random)).unwrap().to_owned();
+        world.fill(&id, 1);
+    }
+    assert_eq!(world.states.connections(world.key("small").slot), 100);
+    assert_eq!(world.states.connections(world.key("big").slot), 300);
+}
+
+#[test]
+fn the_score_is_the_formula() {
+    let mut world = World::new(&TEN, "fra");
+    world.fill("lax", 4);
+    world.fill("iad", 4);
+    world.fill("ord", 3);
+    let tried = Exclusions::default();
+    let request = Request { place: country("US"), policy: Policy::Score, ..request(&tried) };
+    let choice = world.table.choose(&request).unwrap();
+    assert_eq!(world.table.backend(choice.index).id, "ord");
+    assert_eq!(choice.score, 100.0 * 0.0 + (3.0 / 10.0) / 1.0);
+    for (place, band) in [(country("DE"), 0), (country("ES"), 1), (country("KE"), 2), (Place::UNKNOWN, 2)] {
+        let choice = world.table.choose(&Request { place, ..request }).unwrap();
+        assert_eq!((choice.band, choice.score), (band, 100.0 * f64::from(band)), "{place:?}");
+    }
+}
+
+#[test]
+fn a_hundredfold_load_outweighs_a_band_of_the_score() {
+    let rows = [("near", "fra", "DE", 1, 1, 1000), ("far", "nrt", "JP", 1, 1, 1000)];
+    let mut world = World::new(&rows, "sin");
+    world.fill("near", 299);
+    assert_eq!(world.choose(country("DE"), Policy::Score, 1), Ok("near"), "299 against 300");
+    world.fill("near", 2);
+    assert_eq!(world.choose(country("DE"), Policy::Score, 1), Ok("far"), "301 against 300");
+}
+
+#[test]
+fn without_a_country_column_the_score_knows_three_bands() {
+    let world = World::with(&TEN, "gru", false, |raw| raw.country = None);
+    let tried = Exclusions::default();
+    let request = Request { policy: Policy::Score, ..request(&tried) };
+    for (place, id, score) in [(country("FR"), None, 0.0), (country("KE"), Some("gru"), 100.0)] {
+        let choice = world.table.choose(&Request { place, ..request }).unwrap();
+        assert_eq!(choice.score, score);
+        if let Some(id) = id {
+            assert_eq!(world.table.backend(choice.index).id, id);
+        }
+    }
+    // Region of the POP gone as well: the third band.
+    let elsewhere = World::with(&TEN[4..], "gru", false, |raw| raw.country = None);
+    let choice = elsewhere.table.choose(&Request { place: country("KE"), ..request }).unwrap();
+    assert_eq!(choice.score, 200.0);
+}
+
+#[test]
+fn the_latency_policy_takes_the_quickest_and_does_not_flap() {
+    let world = World::new(&TEN, "fra");
+    assert_eq!(world.choose(Place::UNKNOWN, Policy::Latency, 1), Ok("fra"), "unmeasured: the nearest to the POP");
+    for (id, millis) in [("fra", 30.0), ("cdg", 10.0), ("lhr", 20.0)] {
+        world.states.observe_round_trip(world.key(id).slot, millis, NOW);
+    }
+    assert_eq!(world.choose(Place::UNKNOWN, Policy::Latency, 1), Ok("cdg"));
+    // lhr gets a little quicker than cdg: both are near, load decides; cdg has not left.
+    world.states.observe_round_trip(world.key("lhr").slot, 9.0, NOW);
+    for _ in 0..200 {
+        world.states.observe_round_trip(world.key("lhr").slot, 9.0, NOW);
+    }
+    let mut seen = BTreeMap::new();
+    for random in 0..200 {
+        *seen
+            .entry(world.choose(Place::UNKNOWN, Policy::Latency, next_random(random)).unwrap().to_owned())
+            .or_insert(0) += 1;
+    }
+    assert_eq!(seen.keys().collect::<Vec<_>>(), ["cdg", "lhr"], "{seen:?}");
+}
+
+#[test]
+fn limits_drain_health_and_ejection_keep_clients_out() {
+    let mut world = World::new(&TEN, "fra");
+    let jp = country("JP");
+    world.fill("nrt", 20);
+    assert_ne!(geo(&world, jp), "nrt", "full");
+    world.held.clear();
+    world.states.set_down(world.key("nrt").slot, true);
+    assert_ne!(geo(&world, jp), "nrt", "down");
+    world.states.set_down(world.key("nrt").slot, false);
+    assert_eq!(geo(&world, jp), "nrt");
+    let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
+    let failed = world.states.reserve(world.key("nrt").slot, 20, NOW, false).unwrap();
+    let pause = failed.failed(&policy, NOW).unwrap();
+    assert_ne!(geo(&world, jp), "nrt", "ejected");
+    let tried = Exclusions::default();
+    assert_eq!(world.ask(&Request { place: jp, now: NOW.after(pause), ..request(&tried) }), Ok("nrt"), "half open");
+
+    for mark in ["weight", "drained", "healthy"] {
+        let drained = World::with(&TEN, "fra", true, |raw| {
+            if raw.id.as_deref() == Some("nrt") {
+                match mark {
+                    "weight" => raw.weight = Some(0),
+                    "drained" => raw.drained = Some(1),
+                    _ => raw.healthy = Some(0),
+                }
+            }
+        });
+        assert_ne!(geo(&drained, jp), "nrt", "{mark}");
+    }
+}
+
+#[test]
+fn no_route_says_why() {
+    let mut world = World::new(&TEN[..2], "fra");
+    let mut tried = Exclusions::default();
+    assert_eq!(world.ask(&Request { app: Some("mail"), ..request(&tried) }), Err(NoRoute::NoBackend));
+    for id in ["gru", "iad"] {
+        world.states.set_down(world.key(id).slot, true);
+    }
+    assert_eq!(world.ask(&request(&tried)), Err(NoRoute::AllDown));
+    assert!(world.ask(&Request { forced: true, ..request(&tried) }).is_ok(), "when_all_down = try");
+    world.states.set_down(world.key("gru").slot, false);
+    world.fill("gru", 20);
+    assert_eq!(world.ask(&request(&tried)), Err(NoRoute::AllFull));
+    world.held.clear();
+    assert!(tried.add(world.key("gru").slot));
+    assert_eq!(world.ask(&request(&tried)), Err(NoRoute::AllTried));
+}
+
+#[test]
+fn affinity_overrides_nearness_but_never_health_drain_or_the_hard_limit() {
+    let mut world = World::new(&TEN, "fra");
+    let tried = Exclusions::default();
+    let bound = Some(world.key("syd"));
+    let request = Request { place: country("DE"), bound, ..request(&tried) };
+    assert_eq!(world.ask(&request), Ok("syd"));
+    world.fill("syd", 15);
+    assert_eq!(world.ask(&request), Ok("syd"), "the soft limit does not break a binding");
+    world.fill("syd", 5);
+    assert_eq!(world.ask(&request), Ok("fra"), "the hard limit does");
+    world.held.clear();
+    world.states.set_down(world.key("syd").slot, true);
+    assert_eq!(world.ask(&request), Ok("fra"));
+    world.states.set_down(world.key("syd").slot, false);
+    assert_eq!(world.ask(&request), Ok("syd"), "and the client returns");
+    assert_eq!(world.ask(&Request { app: Some("mail"), ..request }), Err(NoRoute::NoBackend));
+}
+
+#[test]
+fn explain_lists_everyone_with_the_reason() {
+    let mut world = World::with(&TEN, "fra", true, |raw| {
+        if raw.id.as_deref() == Some("lax") {
+            raw.weight = Some(0);
+        }
+    });
+    world.fill("iad", 20);
+    let tried = Exclusions::default();
+    let candidates = world.table.explain(&Request { place: country("US"), ..request(&tried) });
+    let standing: Vec<(&str, crate::Standing)> =
+        candidates.iter().map(|c| (c.backend.id.as_str(), c.standing)).collect();
+    assert_eq!(standing[0], ("ord", crate::Standing::Chosen));
+    assert!(standing.contains(&("iad", crate::Standing::Full)));
+    assert!(standing.contains(&("lax", crate::Standing::Drained)));
+    assert_eq!(candidates.len(), 10);
+    assert_eq!(candidates[0].band_reason, "same country");
+}
