@@ -26,7 +26,10 @@ const LISTENER: usize = usize::MAX;
 
 /// Serves until the process is ended.
 pub(crate) fn serve(at: SocketAddrV4) -> Result<(), Failure> {
-    let listener = socket::listener(at).context(format!("backend cannot listen on {at}"))?;
+    serve_on(socket::listener(at).context(format!("backend cannot listen on {at}"))?)
+}
+
+pub(crate) fn serve_on(listener: OwnedFd) -> Result<(), Failure> {
     let mut backend = Backend::new(listener).context("backend epoll")?;
     loop {
         backend.turn().context("backend epoll")?;
@@ -53,8 +56,13 @@ enum Work {
     Opening(Vec<u8>),
     /// What was read and not yet written back; reading pauses while it is not empty.
     Echo(Vec<u8>),
-    Download { left: u64 },
-    Upload { left: u64, counted: u64 },
+    Download {
+        left: u64,
+    },
+    Upload {
+        left: u64,
+        counted: u64,
+    },
     /// All is said; waiting for the FIN of the other side.
     Closing,
 }

@@ -35,8 +35,7 @@ pub(crate) struct Used {
 impl TreeCpu {
     /// Reads `root` and all its descendants.
     pub(crate) fn read(root: u32) -> Self {
-        let mut reading =
-            Self { threads: BTreeMap::new(), user_ticks: 0, system_ticks: 0 };
+        let mut reading = Self { threads: BTreeMap::new(), user_ticks: 0, system_ticks: 0 };
         for pid in tree(root) {
             if let Some((user, system)) = read(&format!("/proc/{pid}/stat")).as_deref().and_then(ticks) {
                 reading.user_ticks += user;
@@ -54,11 +53,7 @@ impl TreeCpu {
     pub(crate) fn since(&self, before: &Self) -> Used {
         let user = self.user_ticks.saturating_sub(before.user_ticks);
         let system = self.system_ticks.saturating_sub(before.system_ticks);
-        let user_percent = if user + system > 0 {
-            100.0 * user as f64 / (user + system) as f64
-        } else {
-            0.0
-        };
+        let user_percent = if user + system > 0 { 100.0 * user as f64 / (user + system) as f64 } else { 0.0 };
         match self.scheduled_since(before) {
             Some(nanos) => Used { nanos, user_percent, clock: Clock::Schedstat },
             None => {

@@ -9,10 +9,7 @@ use rustix::io;
 pub(crate) use rustix::event::epoll::EventFlags as Ready;
 
 /// One registration for a whole exchange: edge-triggered, both directions.
-pub(crate) const EXCHANGE: Ready = Ready::IN
-    .union(Ready::OUT)
-    .union(Ready::RDHUP)
-    .union(Ready::ET);
+pub(crate) const EXCHANGE: Ready = Ready::IN.union(Ready::OUT).union(Ready::RDHUP).union(Ready::ET);
 
 pub(crate) struct Poll {
     epoll: OwnedFd,
@@ -21,10 +18,7 @@ pub(crate) struct Poll {
 
 impl Poll {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            events: Vec::with_capacity(256),
-        })
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, events: Vec::with_capacity(256) })
     }
 
     pub(crate) fn add(&self, fd: impl AsFd, token: usize, ready: Ready) -> io::Result<()> {
@@ -36,11 +30,7 @@ impl Poll {
     }
 
     /// Replaces `found` with what became ready within `timeout`; an interrupted wait finds nothing.
-    pub(crate) fn wait(
-        &mut self,
-        found: &mut Vec<(usize, Ready)>,
-        timeout: Duration,
-    ) -> io::Result<()> {
+    pub(crate) fn wait(&mut self, found: &mut Vec<(usize, Ready)>, timeout: Duration) -> io::Result<()> {
         found.clear();
         self.events.clear();
         let timeout = Timespec {

@@ -103,12 +103,8 @@ impl Session<'_> {
 }
 
 fn measure_short(plan: &Closed, meter: &mut Meter, sample: &mut Sample) -> Result<(), Failure> {
-    let short = short::Plan {
-        target: meter.target(),
-        clients: plan.clients,
-        bytes: plan.bytes,
-        patience: plan.patience(),
-    };
+    let short =
+        short::Plan { target: meter.target(), clients: plan.clients, bytes: plan.bytes, patience: plan.patience() };
     short::run(&short, plan.warm_up)?;
     meter.begin();
     let tally = short::run(&short, plan.operations)?;
@@ -118,12 +114,8 @@ fn measure_short(plan: &Closed, meter: &mut Meter, sample: &mut Sample) -> Resul
 }
 
 fn measure_pingpong(plan: &Closed, meter: &mut Meter, sample: &mut Sample) -> Result<(), Failure> {
-    let held = held::Plan {
-        target: meter.target(),
-        connections: plan.clients,
-        bytes: plan.bytes,
-        patience: plan.patience(),
-    };
+    let held =
+        held::Plan { target: meter.target(), connections: plan.clients, bytes: plan.bytes, patience: plan.patience() };
     let (mut connections, opened) = held::Held::open(&held)?;
     connections.exchange(plan.warm_up)?;
     meter.begin();

@@ -27,19 +27,23 @@ pub(crate) struct Site {
     pub(crate) edgeproxy: PathBuf,
     /// Holds one folder per start of a peer, and the routing database.
     pub(crate) scratch: PathBuf,
+    /// Whether the scratch folder outlives the run.
+    keep: bool,
     pub(crate) cores: usize,
     pub(crate) descriptors: u64,
 }
 
 impl Site {
     /// Raises the descriptor limit, makes the scratch folder and the routing database.
-    pub(crate) fn prepare(root: &Path, edgeproxy: &Path) -> Result<Self, Failure> {
-        let scratch = std::env::temp_dir().join(format!("edgeproxy-benchmarks-{}", scratch_number()));
+    pub(crate) fn prepare(root: &Path, edgeproxy: &Path, keep: Option<&Path>) -> Result<Self, Failure> {
+        let temporary = || std::env::temp_dir().join(format!("edgeproxy-benchmarks-{}", scratch_number()));
+        let scratch = keep.map_or_else(temporary, Path::to_path_buf);
         fs::create_dir_all(&scratch).context(format!("cannot make {}", scratch.display()))?;
         let site = Self {
             root: root.to_path_buf(),
             edgeproxy: edgeproxy.canonicalize().unwrap_or_else(|_| edgeproxy.to_path_buf()),
-            scratch,
+            scratch: scratch.canonicalize().context(format!("cannot find {}", scratch.display()))?,
+            keep: keep.is_some(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             descriptors: raise_descriptors(),
         };
@@ -58,7 +62,7 @@ impl Site {
     /// One healthy backend of one app, with limits that no case reaches.
     fn make_database(&self) -> Result<(), Failure> {
         let sql = format!(
-            "CREATE TABLE backends(id TEXT PRIMARY KEY, app TEXT, region TEXT, country TEXT, wg_ip TEXT, port INTEGER, \
+            "DROP TABLE IF EXISTS backends; CREATE TABLE backends(id TEXT PRIMARY KEY, app TEXT, region TEXT, country TEXT, wg_ip TEXT, port INTEGER, \
              healthy INTEGER, weight INTEGER, soft_limit INTEGER, hard_limit INTEGER, deleted INTEGER); \
              INSERT INTO backends VALUES('b1','web','fra','DE','{}',{},1,1,100000,200000,0);",
             BACKEND.ip(),
@@ -94,8 +98,10 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        // What cannot be removed stays in the temporary folder.
-        let _ = fs::remove_dir_all(&self.scratch);
+        if !self.keep {
+            // What cannot be removed stays in the temporary folder.
+            let _ = fs::remove_dir_all(&self.scratch);
+        }
     }
 }
 

@@ -4,11 +4,24 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+mod check;
+mod doctor;
+mod proxy;
+mod say;
+
 /// What the binary can do.
 #[derive(Subcommand)]
-pub(crate) enum Command {}
+pub(crate) enum Command {
+    Proxy(proxy::Proxy),
+    Check(check::Check),
+    Doctor(doctor::Doctor),
+}
 
 /// Runs a command: exit code 0 done, 1 failed, 2 bad usage or configuration.
 pub(crate) fn run(command: Command) -> ExitCode {
-    match command {}
+    match command {
+        Command::Proxy(proxy) => proxy.run(),
+        Command::Check(check) => check.run(),
+        Command::Doctor(doctor) => doctor.run(),
+    }
 }

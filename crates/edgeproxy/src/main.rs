@@ -4,7 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod admin;
 mod commands;
+mod config;
+mod process;
+mod running;
+mod telemetry;
 
 /// Your own global edge in one binary: accepts TCP near the user and relays it to the nearest healthy backend.
 #[derive(Parser)]

@@ -1,5 +1,33 @@
 //! The data path: listener -> route -> dial -> relay.
+//!
+//! [`Pop`] is one machine's data plane. The story of a client is told in `connection.rs`.
 
+mod check;
+mod clock;
+mod close;
+mod connection;
+mod connection_log;
+mod core;
+mod dial;
+mod drain;
+mod listener;
+pub mod metric_names;
+mod metrics;
+mod parking;
+mod pop;
+mod proxy_header;
+mod queue;
+mod random;
+mod record;
+mod relay;
 mod settings;
 
+pub use check::Checks;
+pub use clock::Clock;
+pub use close::Close;
+pub use connection_log::ConnectionLog;
+pub use drain::{Drain, Phase};
+pub use metrics::Metrics;
+pub use pop::{Pop, StartError};
+pub use record::LiveConnection;
 pub use settings::{CheckKind, CheckSettings, ListenerSettings, ProxySettings, WhenAllDown};

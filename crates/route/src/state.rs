@@ -34,6 +34,13 @@ pub struct SlotKey {
     pub(crate) generation: u32,
 }
 
+impl SlotKey {
+    /// The slot itself.
+    pub fn slot(self) -> Slot {
+        self.slot
+    }
+}
+
 /// One backend's word: connections in the low half, marks above.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);

@@ -91,8 +91,12 @@ struct Stream {
 enum Step {
     /// The header to send once connected.
     Asking(Direction),
-    Receiving { counted: u64 },
-    Sending { left: u64 },
+    Receiving {
+        counted: u64,
+    },
+    Sending {
+        left: u64,
+    },
     /// The count that the backend reports.
     Report(Vec<u8>),
 }

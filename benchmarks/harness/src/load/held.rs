@@ -189,9 +189,7 @@ impl<'a> Held<'a> {
         }
         for slot in 0..self.clients.len() {
             let patience = self.plan.patience.operation;
-            let late = |client: &Client| {
-                client.state != State::Resting && (over || client.began.elapsed() > patience)
-            };
+            let late = |client: &Client| client.state != State::Resting && (over || client.began.elapsed() > patience);
             if self.clients[slot].as_ref().is_some_and(late) {
                 self.lose(slot, "timeout".to_owned());
             }
@@ -201,12 +199,7 @@ impl<'a> Held<'a> {
 
 impl Client {
     /// Whether the exchange under way is complete.
-    fn advance(
-        &mut self,
-        ready: Ready,
-        request: &[u8],
-        scratch: &mut [u8],
-    ) -> Result<bool, String> {
+    fn advance(&mut self, ready: Ready, request: &[u8], scratch: &mut [u8]) -> Result<bool, String> {
         if self.state == State::Connecting {
             if !ready.intersects(Ready::OUT | Ready::ERR | Ready::HUP) {
                 return Ok(false);

@@ -3,6 +3,8 @@
 pub(crate) mod bulk;
 pub(crate) mod held;
 pub(crate) mod short;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

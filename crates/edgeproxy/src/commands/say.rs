@@ -1,0 +1,48 @@
+//! The one place where commands write: answers to standard output, mistakes to standard error.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+
+use serde::Serialize;
+
+/// Writes a line of a command's answer. A reader that has gone away (`| head`) is no mistake.
+pub(crate) fn line(text: impl Display) {
+    write_to(io::stdout(), text);
+}
+
+/// Writes a line about what went wrong.
+pub(crate) fn mistake(text: impl Display) {
+    write_to(io::stderr(), text);
+}
+
+/// Writes an answer for programs, as one line of JSON.
+pub(crate) fn json(answer: &impl Serialize) {
+    match serde_json::to_string(answer) {
+        Ok(text) => line(text),
+        Err(error) => mistake(format_args!("edgeproxy: this answer has no JSON form: {error}")),
+    }
+}
+
+/// Writes rows in columns, below their names; nothing when there are no rows.
+pub(crate) fn table<const N: usize>(names: [&str; N], rows: &[[String; N]]) {
+    if rows.is_empty() {
+        return;
+    }
+    let names = names.map(str::to_owned);
+    let width = |column: usize| rows.iter().chain([&names]).map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in [&names].into_iter().chain(rows) {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        line(cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+fn write_to(mut stream: impl Write, text: impl Display) {
+    match writeln!(stream, "{text}").and_then(|()| stream.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            // Nothing is left to tell it to.
+            let _ = writeln!(io::stderr(), "edgeproxy: cannot write: {error}");
+        }
+        _ => {}
+    }
+}

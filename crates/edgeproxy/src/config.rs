@@ -1,0 +1,140 @@
+//! Configuration: everything is read and every mistake told before anything is bound.
+//!
+//! A setting comes from its flag, else its environment variable, else the file, else its default. What keys there are
+//! stands in one table, [`keys::KEYS`]; [`reader`] asks for them one by one and collects what is wrong.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use edgeproxy_proxy::ProxySettings;
+use edgeproxy_route::Regions;
+
+mod admin;
+mod document;
+mod environment;
+mod flags;
+mod keys;
+mod kind;
+mod listener;
+mod log;
+mod nearest;
+mod problem;
+mod proxy;
+mod reader;
+mod reference;
+mod routing;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub(crate) use admin::{AdminSettings, Secret};
+pub(crate) use flags::ProxyFlags;
+pub(crate) use log::{ConnectionLog, LogFormat, LogSettings};
+pub(crate) use problem::{Origin, Problem};
+pub(crate) use reader::Setting;
+pub(crate) use reference::reference;
+pub(crate) use routing::RoutingSettings;
+
+use document::Document;
+use environment::Environment;
+use reader::Reader;
+
+/// All that `edgeproxy proxy` needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The data path. `max_connections` is still 0 when it is to be derived from the descriptor limit.
+    pub(crate) proxy: ProxySettings,
+    /// Metrics, health and API.
+    pub(crate) admin: AdminSettings,
+    /// Sources of the routing table.
+    pub(crate) routing: RoutingSettings,
+    /// Both logs.
+    pub(crate) log: LogSettings,
+    /// What the operator should know although it stops nothing.
+    pub(crate) notices: Vec<String>,
+    /// Each key that applies, and who set it.
+    pub(crate) settings: Vec<Setting>,
+}
+
+impl Config {
+    /// Reads flags, environment and the file that one of the two names. Without a name no file is read.
+    ///
+    /// # Errors
+    /// Every mistake there is: flags first, then variables, then the file by line, then what is missing.
+    pub(crate) fn load(
+        flags: &ProxyFlags,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let environment = Environment::collect(environment);
+        let path = flags.config.clone().or_else(|| environment.file.as_ref().map(PathBuf::from));
+        let mut problems = environment.problems.clone();
+        let text = path.as_deref().map(read_file).transpose();
+        let document = match (&path, &text) {
+            (Some(path), Ok(Some(text))) => Document::parse(path, text).map(Some),
+            (_, Err(problem)) => Err(vec![problem.clone()]),
+            _ => Ok(None),
+        };
+        let document = document.map_err(|broken| problems.extend(broken));
+        let file_is_whole = document.is_ok();
+        let document = document.ok().flatten();
+        problems.extend(document.iter().flat_map(Document::strangers));
+
+        let notices = environment.notices.clone();
+        let mut reader = Reader {
+            flags,
+            environment: &environment,
+            document: document.as_ref(),
+            settings: Vec::new(),
+            problems,
+            notices,
+        };
+        let config = Self {
+            proxy: proxy::read(&mut reader),
+            admin: admin::read(&mut reader),
+            routing: routing::read(&mut reader),
+            log: log::read(&mut reader),
+            notices: Vec::new(),
+            settings: Vec::new(),
+        };
+        config.compare(&mut reader);
+        let Reader { settings, mut problems, notices, .. } = reader;
+        if !file_is_whole {
+            // What seems to be missing may stand in the part that could not be read.
+            problems.retain(|problem| problem.origin != Origin::Default);
+        }
+        if problems.is_empty() {
+            return Ok(Self { notices, settings, ..config });
+        }
+        problems.sort_by(|a, b| a.origin.cmp(&b.origin));
+        Err(problems)
+    }
+
+    /// Rules that span sections.
+    fn compare(&self, reader: &mut Reader<'_>) {
+        let admin = self.admin.listen;
+        let shared = self.proxy.listeners.iter().position(|listener| listener::overlap(listener.bind, admin));
+        if let Some(index) = shared {
+            let bind = self.proxy.listeners[index].bind;
+            let message = format!("{admin} is taken by listener[{index}], which binds {bind}");
+            reader.section("admin").complain("listen", message);
+        }
+        let region = &self.proxy.region;
+        let regions = Regions::with(self.routing.regions.iter().cloned());
+        if !region.is_empty() && regions.get(region).point.is_none() {
+            reader.notices.push(format!(
+                "nothing is known of region {region:?}: distances from here cannot be told; declare it by \
+                 [[routing.region]], or use the code of a built-in one"
+            ));
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let problem = |message: String| {
+        let origin = Origin::File { name: path.display().to_string(), line: None };
+        Problem { origin, key: None, message }
+    };
+    let bytes = fs::read(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    String::from_utf8(bytes).map_err(|_| problem("is not UTF-8".to_owned()))
+}

@@ -1,0 +1,115 @@
+//! Section `admin`: where the API listens, and who may use it.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use subtle::ConstantTimeEq;
+
+use super::problem::Origin;
+use super::reader::{Reader, Section};
+
+/// Longest token file; more is another file by mistake.
+const MAX_TOKEN_FILE_BYTES: u64 = 64 * 1024;
+
+/// Metrics, health and API.
+#[derive(Clone, Debug)]
+pub(crate) struct AdminSettings {
+    /// Address and port.
+    pub(crate) listen: SocketAddr,
+    /// What API requests must carry; `None`: nothing, on loopback only.
+    pub(crate) token: Option<Secret>,
+}
+
+/// A text that is never shown.
+#[derive(Clone)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// Whether this is the secret; takes as long for a near miss as for a far one.
+    pub(crate) fn is(&self, candidate: &str) -> bool {
+        self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> AdminSettings {
+    let mut section = reader.section("admin");
+    let problems = section.reader.problems.len();
+    let listen = section.address("listen");
+    let listen_is_good = section.reader.problems.len() == problems;
+    let token = token(&mut section);
+    if token.is_none() && section.origin("token_file") == Origin::Default && listen_is_good && !is_loopback(listen) {
+        let message = format!(
+            "is not set, and must be as admin.listen is {listen} ({}), which is not a loopback address: \
+             put a token into a file that only its owner can read",
+            section.origin("listen")
+        );
+        section.complain("token_file", message);
+    }
+    AdminSettings { listen, token }
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn token(section: &mut Section<'_, '_>) -> Option<Secret> {
+    let path = section.path("token_file")?;
+    match read_token(&path) {
+        Ok(token) => Some(Secret(token)),
+        Err(rule) => {
+            section.complain("token_file", format!("{} {rule}", path.display()));
+            None
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<String, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let file = File::open(path).map_err(unreadable)?;
+    let facts = file.metadata().map_err(unreadable)?;
+    if !facts.is_file() {
+        return Err("is not a file".to_owned());
+    }
+    let mode = facts.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("is open to its group or to others (mode {mode:04o}): chmod 600 {}", path.display()));
+    }
+    if facts.len() > MAX_TOKEN_FILE_BYTES {
+        return Err(format!("has {} bytes, too many for a token", facts.len()));
+    }
+    let mut text = String::new();
+    file.take(MAX_TOKEN_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.is_empty() {
+        return Err("has no token on its first line".to_owned());
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("holds a token that no HTTP header can carry: use letters, digits and punctuation".to_owned());
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_compared_and_never_shown() {
+        let secret = Secret("s3cret".to_owned());
+        assert!(secret.is("s3cret"));
+        for other in ["", "s3cre", "s3cret ", "S3cret"] {
+            assert!(!secret.is(other), "{other:?}");
+        }
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+    }
+}

@@ -1,0 +1,232 @@
+//! Every key there is. Reading the file, the environment and the flags, the defaults, and the reference page all come
+//! from this one table.
+
+use std::time::Duration;
+
+use super::kind::Kind;
+
+/// A table of the file.
+pub(super) struct SectionName {
+    /// Its path in the file; empty for the top.
+    pub(super) path: &'static str,
+    /// Written `[[path]]`, any number of times.
+    pub(super) several: bool,
+    /// What it is about.
+    pub(super) doc: &'static str,
+}
+
+/// One setting.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    pub(super) section: &'static str,
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) fallback: Fallback,
+    /// Flag of `edgeproxy proxy`, without the dashes.
+    pub(super) flag: Option<&'static str>,
+    /// Environment variable, where it is not `EDGEPROXY_<SECTION>_<KEY>`.
+    variable: Option<&'static str>,
+    /// Variable of an older tool, in whole seconds.
+    pub(super) older: Option<&'static str>,
+    /// The key and the word it must hold for this one to mean something.
+    pub(super) only_with: Option<(&'static str, &'static str)>,
+    pub(super) doc: &'static str,
+}
+
+/// What applies when nobody sets a key.
+#[derive(Clone, Copy)]
+pub(super) enum Fallback {
+    /// This value.
+    Value(&'static str),
+    /// No value, which stands for this.
+    Unset(&'static str),
+    /// It must be set; this says to what.
+    Required(&'static str),
+}
+
+impl Key {
+    /// As the file's keys are written in full: `listener.bind`.
+    pub(super) fn path(&self) -> String {
+        join(self.section, self.name)
+    }
+
+    /// The variable that sets it; tables of which there can be several take none, but for a single listener.
+    pub(super) fn variable(&self) -> Option<String> {
+        let by_rule = || format!("EDGEPROXY_{}_{}", self.section.to_ascii_uppercase(), self.name.to_ascii_uppercase());
+        let has_one = !SECTIONS.iter().any(|section| section.path == self.section && section.several);
+        self.variable.map(str::to_owned).or_else(|| (has_one || self.section == "listener").then(by_rule))
+    }
+
+    const fn flag(mut self, flag: &'static str) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+
+    const fn variable_named(mut self, variable: &'static str) -> Self {
+        self.variable = Some(variable);
+        self
+    }
+
+    const fn older(mut self, variable: &'static str) -> Self {
+        self.older = Some(variable);
+        self
+    }
+
+    const fn only_with(mut self, key: &'static str, word: &'static str) -> Self {
+        self.only_with = Some((key, word));
+        self
+    }
+}
+
+/// A section's path and a key's name, as one path.
+pub(super) fn join(section: &str, name: &str) -> String {
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
+}
+
+const fn key(section: &'static str, name: &'static str, kind: Kind, fallback: Fallback, doc: &'static str) -> Key {
+    Key { section, name, kind, fallback, flag: None, variable: None, older: None, only_with: None, doc }
+}
+
+const fn count(least: u64, most: u64) -> Kind {
+    Kind::Count { least, most }
+}
+
+const fn lasting(least: Duration, most: Duration) -> Kind {
+    Kind::Duration { least, most, zero: None }
+}
+
+const fn lasting_or(zero: &'static str, least: Duration, most: Duration) -> Kind {
+    Kind::Duration { least, most, zero: Some(zero) }
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const SECOND: Duration = ms(1000);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+// Of 365.25 days, as durations in text have it.
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
+/// In the order of the reference page.
+pub(super) static SECTIONS: &[SectionName] = &[
+    SectionName { path: "", several: false, doc: "At the top of the file, before any table." },
+    SectionName { path: "admin", several: false, doc: "Metrics, health and the API." },
+    SectionName { path: "routing", several: false, doc: "Where backends and places come from." },
+    SectionName {
+        path: "routing.region",
+        several: true,
+        doc: "A region beside the built-in ones, or in place of one. In the file only.",
+    },
+    SectionName { path: "proxy", several: false, doc: "The data path as a whole." },
+    SectionName {
+        path: "listener",
+        several: true,
+        doc: "An address that accepts clients. Without any, there is one with the defaults. Flags and variables apply \
+              to a single listener; with several in the file they are refused.",
+    },
+    SectionName {
+        path: "check",
+        several: true,
+        doc: "How the backends of an app are checked. Without any, each backend is checked by a connect (`tcp`). In \
+              the file only.",
+    },
+    SectionName {
+        path: "outlier",
+        several: false,
+        doc: "When failed connects of clients eject a backend for a while, whatever its checks say.",
+    },
+    SectionName { path: "log", several: false, doc: "What is logged, and where to." },
+];
+
+use Fallback::{Required, Unset, Value};
+
+/// One row a key; the page is in this order.
+#[rustfmt::skip]
+pub(super) static KEYS: &[Key] = &[
+    key("", "region", Kind::Name, Required("this machine's region, such as \"fra\""),
+        "Region of this machine. Backends in it come before those farther away.")
+        .flag("region").variable_named("EDGEPROXY_REGION"),
+
+    key("admin", "listen", Kind::Address, Value("127.0.0.1:9090"), "Address and port of `/metrics`, `/healthz`, `/readyz` and `/api/v1`.")
+        .flag("admin").variable_named("EDGEPROXY_ADMIN_ADDR"),
+    key("admin", "token_file", Kind::Path, Unset("no token"),
+        "File whose first line is the API's bearer token. Required as soon as `listen` is not loopback; refused when its group or others can read it."),
+
+    key("routing", "db", Kind::Path, Value("routing.db"), "SQLite file with the table `backends`. Changes are served without a restart.")
+        .flag("db").variable_named("EDGEPROXY_DB_PATH"),
+    key("routing", "poll", lasting(ms(100), HOUR), Value("5s"), "How often to look for changes of `db` where file events do not arrive (network file systems).")
+        .older("EDGEPROXY_DB_RELOAD_SECS"),
+    key("routing", "geoip", Kind::Path, Unset("country table inside the binary"), "MaxMind-format file (`.mmdb`), country or city. Read again when it changes.")
+        .flag("geoip").variable_named("EDGEPROXY_GEOIP_PATH"),
+    key("routing", "heartbeat_ttl", lasting(SECOND, DAY), Value("1m"), "How long a backend that registered through the API without saying so stays without a heartbeat. Whole seconds.")
+        .older("EDGEPROXY_HEARTBEAT_TTL_SECS"),
+
+    key("routing.region", "code", Kind::Code, Required("the code that the table's region column has"), "Code, as the table's `region` column has it."),
+    key("routing.region", "latitude", Kind::Number { least: -90.0, most: 90.0 }, Required("degrees north, such as 41.39"), "Degrees north (WGS 84)."),
+    key("routing.region", "longitude", Kind::Number { least: -180.0, most: 180.0 }, Required("degrees east, such as 2.17"), "Degrees east (WGS 84)."),
+    key("routing.region", "country", Kind::Country, Required("the country it lies in, such as \"ES\""), "The country it lies in."),
+
+    key("proxy", "threads", count(0, 1024), Value("0"), "Data-plane threads. 0: one per core.").flag("threads"),
+    key("proxy", "max_connections", count(0, 16_777_216), Value("0"), "Client connections at once over all listeners; more are refused. 0: half of what the descriptor limit allows, as each holds two descriptors."),
+    key("proxy", "drain_timeout", lasting(Duration::ZERO, DAY), Value("30s"), "How long connections may go on after a drain was asked for. Then they are cut."),
+    key("proxy", "drain_delay", lasting(Duration::ZERO, HOUR), Value("0s"), "How long `/readyz` says 503 before a drain stops accepting, so that balancers in front notice."),
+    key("proxy", "park_after", lasting(ms(10), HOUR), Value("2s"), "A connection that moved no byte for this long gives its task back until it does."),
+
+    key("listener", "bind", Kind::Address, Value("0.0.0.0:8080"), "Address and port. `[::]` takes IPv4 as well.")
+        .flag("listen").variable_named("EDGEPROXY_LISTEN_ADDR"),
+    key("listener", "app", Kind::Name, Unset("all apps"), "Backends of this app only."),
+    key("listener", "policy", Kind::Word(&["geo", "score", "latency"]), Value("geo"),
+        "How to pick a backend. `geo`: country, then part of the world, then this machine's region, then the rest; within each the nearer until its soft limit. `score`: 100 × geo + (connections / soft limit) / weight, the lowest wins. `latency`: the lowest measured round trip."),
+    key("listener", "affinity_ttl", lasting_or("never", ms(100), MONTH), Value("10m"), "How long a client returns to its backend after its last connection.")
+        .older("EDGEPROXY_BINDING_TTL_SECS"),
+    key("listener", "affinity_capacity", count(1, 100_000_000), Value("1000000"), "Clients remembered at most; the oldest leave first."),
+    key("listener", "trust_proxy", Kind::Networks, Unset("nobody"),
+        "Who must begin with a PROXY protocol header, v1 or v2. Headers of anybody else are refused while the list has entries; without entries first bytes are not looked at.")
+        .flag("trust-proxy").variable_named("EDGEPROXY_TRUST_PROXY"),
+    key("listener", "proxy_header_timeout", lasting(ms(10), MINUTE), Value("3s"), "How long a trusted peer may take for its header. Then it is refused."),
+    key("listener", "connect_timeout", lasting(ms(10), MINUTE), Value("2s"), "How long one connect to a backend may take. Then another backend is tried."),
+    key("listener", "connect_attempts", count(1, 8), Value("3"), "Backends tried at most for one client."),
+    key("listener", "connect_deadline", lasting(ms(10), Duration::from_secs(600)), Value("5s"), "How long all connects for one client may take together. Then it is refused."),
+    key("listener", "queue", count(0, 1_000_000), Value("0"), "Clients that may wait until a full app has room; more are refused. 0: nobody waits."),
+    key("listener", "queue_timeout", lasting(ms(1), Duration::from_secs(600)), Value("5s"), "How long a client may wait. Then it is refused."),
+    key("listener", "when_all_down", Kind::Word(&["refuse", "try"]), Value("refuse"),
+        "What to do when checks or failed connects have taken out every backend. `refuse`: close. `try`: send to the one that would be best if all were in service."),
+    key("listener", "idle_timeout", lasting_or("never", ms(10), YEAR), Value("0s"), "Close a connection that moved no byte for this long. Never by default, as databases idle for hours."),
+    key("listener", "half_close_timeout", lasting_or("never", ms(10), YEAR), Value("1h"), "The same once one side has finished sending."),
+    key("listener", "max_lifetime", lasting_or("never", ms(10), YEAR), Value("0s"), "Close a connection at this age."),
+    key("listener", "keepalive", lasting_or("no probes", SECOND, Duration::from_secs(9 * 3600)), Value("1m"), "Idle time before the first of six keepalive probes, 10 s apart."),
+    key("listener", "user_timeout", lasting_or("the system's answer, about 15 min", ms(100), DAY), Value("1m"), "How long sent bytes may stay unacknowledged before the connection is given up."),
+
+    key("check", "app", Kind::Name, Unset("every app that no other check names"), "For this app only."),
+    key("check", "kind", Kind::Word(&["tcp", "http", "tls", "exchange", "none"]), Value("tcp"),
+        "`tcp`: connect. `http`: GET over HTTP/1.1. `tls`: a handshake; any certificate passes. `exchange`: send bytes, and read until the answer begins with others. `none`: always up."),
+    key("check", "interval", lasting(ms(100), HOUR), Value("2s"), "Time between two checks of a backend; each is moved by up to a tenth of it either way."),
+    key("check", "timeout", lasting(ms(10), MINUTE), Value("1s"), "How long one check may take, connect included. Then it has failed."),
+    key("check", "rise", count(1, 100), Value("2"), "Successes in a row that raise a backend."),
+    key("check", "fall", count(1, 100), Value("3"), "Failures in a row that take it down."),
+    key("check", "port", count(1, 65_535), Unset("the backend's"), "Port to check, if not the one that serves."),
+    key("check", "path", Kind::HttpPath, Value("/"), "Path and query to ask for.").only_with("kind", "http"),
+    key("check", "host", Kind::Host, Unset("the backend's address"), "`Host` header.").only_with("kind", "http"),
+    key("check", "statuses", Kind::Statuses, Value("200-399"), "Statuses that pass.").only_with("kind", "http"),
+    key("check", "server_name", Kind::ServerName, Unset("the backend's address"), "Name to ask for.").only_with("kind", "tls"),
+    key("check", "send", Kind::Bytes, Unset("nothing"), "Sent after connecting. A text is sent as UTF-8; other bytes are written as a list, such as `[0x00, 0xFF]`.")
+        .only_with("kind", "exchange"),
+    key("check", "expect", Kind::Bytes, Required("what the answer must begin with"), "What the answer must begin with.").only_with("kind", "exchange"),
+
+    key("outlier", "consecutive_failures", count(0, 1_000_000), Value("5"), "Failed connects in a row that eject. 0: never."),
+    key("outlier", "failure_ratio", Kind::Number { least: 0.01, most: 2.0 }, Value("0.5"), "Share of failed connects within `window` that ejects. Above 1: never."),
+    key("outlier", "window_volume", count(1, 65_535), Value("20"), "Connects a window needs before its ratio counts."),
+    key("outlier", "window", lasting(SECOND, HOUR), Value("10s"), "Length of a window. Parts of a second are dropped."),
+    key("outlier", "base_pause", lasting(ms(10), HOUR), Value("5s"), "First pause; doubled with each trial connection that fails."),
+    key("outlier", "max_pause", lasting(ms(10), DAY), Value("1m"), "Longest pause."),
+
+    key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
+        .flag("log").variable_named("EDGEPROXY_LOG"),
+    key("log", "format", Kind::Word(&["auto", "json", "text"]), Value("auto"), "Its form. `auto`: text on a terminal, otherwise JSON."),
+    key("log", "connections", Kind::Output, Value("stdout"), "Where the connection log goes: one JSON line per finished connection."),
+    key("log", "refusals_per_second", count(0, 1_000_000), Value("10"), "Refused clients logged at most each second; the rest are counted. 0: none."),
+];

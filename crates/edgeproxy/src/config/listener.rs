@@ -1,0 +1,150 @@
+//! Sections `listener` and `check`: how clients come in, and how backends are checked.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use edgeproxy_proxy::{CheckKind, CheckSettings, ListenerSettings, WhenAllDown};
+use edgeproxy_route::{CheckPace, Policy};
+
+use super::problem::Origin;
+use super::reader::{Reader, Section};
+
+/// Every listener; one with the defaults when the file has none.
+pub(super) fn read_listeners(reader: &mut Reader<'_>) -> Vec<ListenerSettings> {
+    let tables = reader.count("listener");
+    if tables > 1 {
+        reader.refuse_outside("listener");
+    }
+    let mut taken = BTreeMap::new();
+    let mut read = |index| {
+        let mut section = reader.nth("listener", index);
+        let listener = read_listener(&mut section);
+        if let Some(other) = place(listener.bind).and_then(|place| taken.insert(place, index)) {
+            section.complain("bind", format!("{} is the address of listener[{other}] as well", listener.bind));
+        }
+        listener
+    };
+    (0..tables.max(1)).map(&mut read).collect()
+}
+
+/// Whether a socket that shares its port with nobody cannot be bound beside a listener.
+pub(super) fn overlap(listener: SocketAddr, other: SocketAddr) -> bool {
+    let wildcard = listener.ip().is_unspecified() || other.ip().is_unspecified();
+    place(listener).zip(place(other)).is_some_and(|(a, b)| a == b || (wildcard && a.1 == b.1))
+}
+
+/// What two listeners cannot share. `[::]` takes IPv4 as well; port 0 is another port each time; and beside a wildcard
+/// address a listener may have one of its own, which wins for its clients.
+fn place(bind: SocketAddr) -> Option<(IpAddr, u16)> {
+    let ip = if bind.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { bind.ip().to_canonical() };
+    (bind.port() != 0).then_some((ip, bind.port()))
+}
+
+fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
+    let listener = ListenerSettings {
+        bind: section.address("bind"),
+        app: section.text("app"),
+        policy: section.word("policy", policy),
+        affinity_ttl: section.duration("affinity_ttl"),
+        affinity_capacity: section.count("affinity_capacity"),
+        trust_proxy: section.networks("trust_proxy"),
+        proxy_header_timeout: section.duration("proxy_header_timeout"),
+        connect_timeout: section.duration("connect_timeout"),
+        connect_attempts: section.count("connect_attempts"),
+        connect_deadline: section.duration("connect_deadline"),
+        queue: section.count("queue"),
+        queue_timeout: section.duration("queue_timeout"),
+        when_all_down: section.word("when_all_down", when_all_down),
+        idle_timeout: section.duration_or_never("idle_timeout"),
+        half_close_timeout: section.duration_or_never("half_close_timeout"),
+        max_lifetime: section.duration_or_never("max_lifetime"),
+        keepalive: section.duration_or_never("keepalive"),
+        user_timeout: section.duration_or_never("user_timeout"),
+    };
+    // A shorter deadline alone is a wish like any other; a longer timeout that can never be used is a mistake.
+    let asked = section.origin("connect_timeout") != Origin::Default;
+    if asked && !listener.connect_deadline.is_zero() && listener.connect_timeout > listener.connect_deadline {
+        let message = format!(
+            "{} is longer than connect_deadline ({}), which ends all connects of a client; raise that too",
+            humantime::format_duration(listener.connect_timeout),
+            humantime::format_duration(listener.connect_deadline)
+        );
+        section.complain("connect_timeout", message);
+    }
+    listener
+}
+
+fn policy(word: &str) -> Option<Policy> {
+    [Policy::Geo, Policy::Score, Policy::Latency].into_iter().find(|policy| policy.name() == word)
+}
+
+fn when_all_down(word: &str) -> Option<WhenAllDown> {
+    match word {
+        "refuse" => Some(WhenAllDown::Refuse),
+        "try" => Some(WhenAllDown::Try),
+        _ => None,
+    }
+}
+
+/// Every check; one `tcp` check for all apps when the file has none.
+pub(super) fn read_checks(reader: &mut Reader<'_>) -> Vec<CheckSettings> {
+    let tables = reader.count("check");
+    if tables == 0 {
+        return vec![CheckSettings::default()];
+    }
+    let mut seen = BTreeMap::new();
+    let mut read = |index| {
+        let mut section = reader.nth("check", index);
+        let check = read_check(&mut section);
+        if let Some(other) = seen.insert(check.app.clone(), index) {
+            let what = check.app.as_ref().map_or("all other apps".to_owned(), |app| format!("app {app:?}"));
+            section.complain("app", format!("check[{other}] is for {what} as well; an app has one check"));
+        }
+        check
+    };
+    (0..tables).map(&mut read).collect()
+}
+
+/// A kind of check before its details are read.
+#[derive(Clone, Copy, Default)]
+enum CheckWord {
+    #[default]
+    Tcp,
+    Http,
+    Tls,
+    Exchange,
+    None,
+}
+
+fn read_check(section: &mut Section<'_, '_>) -> CheckSettings {
+    let app = section.text("app");
+    let word = section.word("kind", |word| match word {
+        "tcp" => Some(CheckWord::Tcp),
+        "http" => Some(CheckWord::Http),
+        "tls" => Some(CheckWord::Tls),
+        "exchange" => Some(CheckWord::Exchange),
+        "none" => Some(CheckWord::None),
+        _ => None,
+    });
+    let pace =
+        CheckPace { interval: section.duration("interval"), rise: section.count("rise"), fall: section.count("fall") };
+    let timeout = section.duration("timeout");
+    let port = section.maybe_count("port");
+    // All are read, whatever the kind: one that another kind needs is a mistake.
+    let (path, host, statuses) = (section.text("path"), section.text("host"), section.statuses("statuses"));
+    let server_name = section.text("server_name");
+    let (send, expect) = (section.bytes("send"), section.bytes("expect"));
+    if matches!(word, CheckWord::Exchange) && expect.is_empty() && section.origin("expect") != Origin::Default {
+        section.complain("expect", "is empty; a check that expects nothing is kind = \"tcp\"".to_owned());
+    }
+    let kind = match word {
+        CheckWord::Tcp => CheckKind::Tcp,
+        CheckWord::Http => {
+            CheckKind::Http { path: path.unwrap_or_default(), host, statuses: statuses.unwrap_or(200..=399) }
+        }
+        CheckWord::Tls => CheckKind::Tls { server_name },
+        CheckWord::Exchange => CheckKind::Exchange { send, expect },
+        CheckWord::None => CheckKind::None,
+    };
+    CheckSettings { app, kind, pace, timeout, port }
+}

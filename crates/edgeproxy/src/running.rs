@@ -1,0 +1,168 @@
+//! A POP at work: the data plane, what keeps its tables fresh, and what the admin API steers.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Metrics, Pop};
+use edgeproxy_route::{Backend, BackendError, GeoTable, Regions, StatePool, Table, TableBuilder};
+use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::process::ProcessFigures;
+use crate::telemetry;
+
+/// Rejected rows told one by one; of more only the number is told.
+const REJECTIONS_TOLD: usize = 20;
+
+/// Everything that runs.
+pub(crate) struct Running {
+    pub(crate) config: Config,
+    pub(crate) pop: Arc<Pop>,
+    pub(crate) checks: Checks,
+    pub(crate) registry: Registry,
+    metrics: Metrics,
+    states: Arc<StatePool>,
+    /// A drain the API asked for, and within which time.
+    drain_order: watch::Sender<Option<Duration>>,
+}
+
+impl Running {
+    /// Loads both tables, starts the data plane, and keeps the tables fresh from then on.
+    ///
+    /// # Errors
+    /// A table that cannot be loaded, or an address that cannot be bound: what, where, and what to do.
+    pub(crate) async fn start(config: Config) -> Result<Arc<Self>, String> {
+        let started = Instant::now();
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        registry.register_collector(Box::new(ProcessFigures::new()));
+        let states = Arc::new(StatePool::default());
+
+        let mut routing = RoutingWatch::new(&config.routing.db, config.routing.poll);
+        let loaded = routing.next().await.map_err(|error| error.to_string())?;
+        let table = build_table(&config, &states, &metrics, loaded)?;
+        let geo = load_geo(config.routing.geoip.as_deref())?;
+        tracing::info!(table = geo.description(), "geo table loaded");
+
+        let output = telemetry::open_connection_log(&config.log)
+            .map_err(|error| format!("cannot write the connection log: {error}"))?;
+        let region = &config.proxy.region;
+        let log = ConnectionLog::start(output, region, config.log.refusals_per_second.into(), &metrics)
+            .map_err(|error| format!("cannot start the connection log: {error}"))?;
+        let pop = Pop::start(config.proxy.clone(), table, Arc::new(geo), Clock::start(), metrics.clone(), log)
+            .map_err(|error| error.to_string())?;
+        let checks = Checks::new(Arc::clone(&pop));
+        checks.follow(&pop.table());
+        let drain_order = watch::Sender::new(None);
+        let running = Arc::new(Self { config, pop, checks, registry, metrics, states, drain_order });
+        tokio::spawn(Arc::clone(&running).follow_routing(routing));
+        if let Some(path) = running.config.routing.geoip.clone() {
+            let geo = FileWatch::new(&path, running.config.routing.poll);
+            tokio::spawn(Arc::clone(&running).follow_geo(geo));
+        }
+        tracing::debug!(took = ?started.elapsed(), "started");
+        Ok(running)
+    }
+
+    /// Serves by each new content of routing.db. One that cannot be used changes nothing.
+    async fn follow_routing(self: Arc<Self>, mut routing: RoutingWatch) {
+        loop {
+            let table = match routing.next().await {
+                Ok(loaded) => build_table(&self.config, &self.states, &self.metrics, loaded),
+                Err(error) => Err(error.to_string()),
+            };
+            match table {
+                Ok(table) => {
+                    self.pop.replace_table(Arc::clone(&table));
+                    self.checks.follow(&table);
+                }
+                Err(error) => {
+                    self.metrics.table_failed();
+                    tracing::error!(error, "routing table not reloaded, the last good one keeps serving");
+                }
+            }
+        }
+    }
+
+    async fn follow_geo(self: Arc<Self>, mut file: FileWatch) {
+        loop {
+            file.changed().await;
+            match load_geo(self.config.routing.geoip.as_deref()) {
+                Ok(geo) => {
+                    tracing::info!(table = geo.description(), "geo table reloaded");
+                    self.pop.replace_geo(Arc::new(geo));
+                    self.metrics.geo_reloaded(true);
+                }
+                Err(error) => {
+                    self.metrics.geo_reloaded(false);
+                    tracing::error!(error, "geo table not reloaded, the last good one keeps serving");
+                }
+            }
+        }
+    }
+
+    /// Asks this POP to drain and end.
+    pub(crate) fn order_drain(&self, within: Duration) {
+        self.drain_order.send_replace(Some(within));
+    }
+
+    /// Resolves when the API has asked for a drain.
+    pub(crate) async fn asked_to_drain(&self) {
+        let mut order = self.drain_order.subscribe();
+        // The sender lives in `self`.
+        let _ = order.wait_for(Option::is_some).await;
+    }
+
+    /// How long a drain that begins now may take.
+    pub(crate) fn drain_within(&self) -> Duration {
+        self.drain_order.borrow().unwrap_or(self.config.proxy.drain_timeout)
+    }
+}
+
+fn build_table(
+    config: &Config,
+    states: &Arc<StatePool>,
+    metrics: &Metrics,
+    loaded: Loaded,
+) -> Result<Arc<Table>, String> {
+    let Loaded { backends, rejected, has_country } = loaded;
+    tell_rejections(&rejected);
+    let count = backends.len();
+    let builder = TableBuilder {
+        pop_region: config.proxy.region.clone(),
+        regions: Regions::with(config.routing.regions.iter().cloned()),
+        has_country,
+        states: Arc::clone(states),
+    };
+    let table = builder.build(backends)?;
+    let unknown = table.unknown_regions();
+    if !unknown.is_empty() {
+        tracing::warn!(
+            regions = unknown.join(","),
+            "regions without a known place: their backends come last by distance; declare them in the configuration"
+        );
+    }
+    let taking = table.backends().filter(|(backend, _)| Backend::accepts_new(backend)).count();
+    tracing::info!(backends = count, taking_clients = taking, rejected = rejected.len(), "routing table loaded");
+    metrics.table_loaded(count, rejected.len());
+    Ok(Arc::new(table))
+}
+
+fn tell_rejections(rejected: &[BackendError]) {
+    for BackendError { id, field, rule } in rejected.iter().take(REJECTIONS_TOLD) {
+        tracing::warn!(id, field, rule, "backend rejected");
+    }
+    if rejected.len() > REJECTIONS_TOLD {
+        tracing::warn!(more = rejected.len() - REJECTIONS_TOLD, "more backends rejected");
+    }
+}
+
+/// The file's table, or the one inside the binary.
+pub(crate) fn load_geo(path: Option<&Path>) -> Result<GeoTable, String> {
+    let Some(path) = path else { return Ok(GeoTable::embedded()) };
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+    GeoTable::from_mmdb(bytes).map_err(|error| format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,39 @@
+//! The operational log, and where the connection log goes.
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Write};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::SystemTime;
+
+use crate::config::{ConnectionLog, LogFormat, LogSettings};
+
+/// Starts the operational log on standard error. Once per process.
+pub(crate) fn start_log(settings: &LogSettings) {
+    // The configuration has refused filters that do not parse.
+    let filter = EnvFilter::try_new(&settings.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_timer(SystemTime);
+    let as_text = match settings.format {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => io::stderr().is_terminal(),
+    };
+    if as_text {
+        log.with_target(false).init();
+    } else {
+        log.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    }
+}
+
+/// Opens what the connection log is written to; `None`: it is off.
+///
+/// # Errors
+/// A file that cannot be opened for appending.
+pub(crate) fn open_connection_log(settings: &LogSettings) -> io::Result<Option<Box<dyn Write + Send>>> {
+    Ok(match &settings.connections {
+        ConnectionLog::Off => None,
+        ConnectionLog::Stdout => Some(Box::new(io::stdout())),
+        ConnectionLog::Stderr => Some(Box::new(io::stderr())),
+        ConnectionLog::File(path) => Some(Box::new(OpenOptions::new().create(true).append(true).open(path)?)),
+    })
+}

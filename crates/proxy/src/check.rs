@@ -1,0 +1,171 @@
+//! Active checks: one task per backend asks, the pure state machine of `route` judges, the verdict lands in the
+//! backend's state. The operator's `healthy` column is never written.
+
+mod probe;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgeproxy_route::{Backend, Health, Moment, SlotKey, Table, Verdict};
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::metrics::ByResult;
+use crate::pop::Pop;
+use crate::random::random;
+use crate::settings::{CheckKind, CheckSettings};
+
+/// The checks of every backend in the table. Lives on the control-plane runtime.
+pub struct Checks {
+    pop: Arc<Pop>,
+    watched: Mutex<HashMap<String, Watch>>,
+}
+
+/// One backend's checks.
+struct Watch {
+    subject: Arc<Subject>,
+    task: JoinHandle<()>,
+}
+
+struct Subject {
+    backend: Arc<Backend>,
+    key: SlotKey,
+    last_heartbeat: Mutex<Moment>,
+}
+
+impl Checks {
+    /// No checks yet; [`Self::follow`] starts them.
+    pub fn new(pop: Arc<Pop>) -> Self {
+        Self { pop, watched: Mutex::default() }
+    }
+
+    /// Checks exactly the backends of this table. Those that have not moved keep their verdict and pace.
+    ///
+    /// Must be called within a runtime.
+    pub fn follow(&self, table: &Table) {
+        let mut watched = self.watched.lock();
+        let mut before = std::mem::take(&mut *watched);
+        for (backend, key) in table.backends() {
+            let kept = before.remove(&backend.id).filter(|watch| watch.covers(backend, key));
+            let watch = kept.or_else(|| self.watch(backend, key));
+            if let Some(watch) = watch {
+                watched.insert(backend.id.clone(), watch);
+            }
+        }
+        for gone in before.into_values() {
+            gone.task.abort();
+        }
+    }
+
+    /// A self-registered backend says that it is there. `false`: no such backend, or none that was expected to say so.
+    pub fn heartbeat(&self, id: &str) -> bool {
+        match self.watched.lock().get(id) {
+            Some(watch) if watch.subject.backend.heartbeat_secs.is_some() => {
+                *watch.subject.last_heartbeat.lock() = self.pop.clock.now();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn watch(&self, backend: &Arc<Backend>, key: SlotKey) -> Option<Watch> {
+        let check = self.settings_for(&backend.app);
+        self.pop.table().states().set_down(key.slot(), false);
+        if check.kind == CheckKind::None && backend.heartbeat_secs.is_none() {
+            return None;
+        }
+        let subject = Arc::new(Subject {
+            backend: Arc::clone(backend),
+            key,
+            // A restart of ours is no fault of theirs: each has a whole period to say that it is there.
+            last_heartbeat: Mutex::new(self.pop.clock.now()),
+        });
+        let task = tokio::spawn(keep_checking(Arc::clone(&self.pop), Arc::clone(&subject), check));
+        Some(Watch { subject, task })
+    }
+
+    fn settings_for(&self, app: &str) -> CheckSettings {
+        let checks = &self.pop.settings.checks;
+        checks
+            .iter()
+            .find(|check| check.app.as_deref() == Some(app))
+            .or_else(|| checks.iter().find(|check| check.app.is_none()))
+            .cloned()
+            .unwrap_or(CheckSettings { kind: CheckKind::None, ..CheckSettings::default() })
+    }
+}
+
+impl Watch {
+    fn covers(&self, backend: &Backend, key: SlotKey) -> bool {
+        let known = &self.subject.backend;
+        let same = self.subject.key == key
+            && known.addr == backend.addr
+            && known.app == backend.app
+            && known.heartbeat_secs == backend.heartbeat_secs;
+        if !same {
+            self.task.abort();
+        }
+        same
+    }
+}
+
+async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSettings) {
+    let states = Arc::clone(pop.table().states());
+    let slot = subject.key.slot();
+    let mut health = Health::new(&check.pace, pop.clock.now(), random());
+    let mut was_down = false;
+    loop {
+        let (due, asks) = subject.next_look(&health, &check);
+        tokio::time::sleep(due.since(pop.clock.now())).await;
+        if asks && health.poll_timeout().0 <= pop.clock.now() {
+            let started = Instant::now();
+            let outcome = probe::probe(&check, subject.backend.addr).await;
+            let now = pop.clock.now();
+            let passed = outcome.is_ok();
+            pop.metrics.checks.get_or_create(&ByResult { result: if passed { "pass" } else { "fail" } }).inc();
+            match outcome {
+                Ok(connect) => states.observe_round_trip(slot, millis(connect), now),
+                Err(error) => tracing::debug!(backend = subject.backend.id, %error, took = ?started.elapsed(), "check failed"),
+            }
+            if let Some(verdict) = health.handle_result(&check.pace, passed, now, random()) {
+                tracing::warn!(backend = subject.backend.id, addr = %subject.backend.addr, ?verdict, "check verdict turned");
+            }
+        }
+        let silent = subject.is_silent(pop.clock.now());
+        let down = silent || health.verdict() == Verdict::Down;
+        if down != was_down {
+            states.set_down(slot, down);
+            was_down = down;
+            if silent {
+                tracing::warn!(backend = subject.backend.id, "no heartbeat in time");
+            }
+            pop.slot_came_free();
+        }
+    }
+}
+
+impl Subject {
+    /// When to look again, and whether checks are due at all.
+    fn next_look(&self, health: &Health, check: &CheckSettings) -> (Moment, bool) {
+        let asks = check.kind != CheckKind::None;
+        let checked = health.poll_timeout().0;
+        let Some(secs) = self.backend.heartbeat_secs else { return (checked, asks) };
+        // Half a second past the end, and at least once a second while silent: enough for a period of seconds.
+        let period = Duration::from_secs(secs.into()) + Duration::from_millis(500);
+        let heard = self.last_heartbeat.lock().after(period);
+        let heartbeat_due = heard.max(checked.min(heard.after(Duration::from_secs(1))));
+        (if asks { checked.min(heartbeat_due) } else { heartbeat_due }, asks)
+    }
+
+    fn is_silent(&self, now: Moment) -> bool {
+        self.backend
+            .heartbeat_secs
+            .is_some_and(|secs| now.since(*self.last_heartbeat.lock()) > Duration::from_secs(secs.into()))
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a round trip needs no more than 24 bits")]
+fn millis(duration: Duration) -> f32 {
+    duration.as_secs_f64() as f32 * 1000.0
+}

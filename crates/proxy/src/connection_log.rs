@@ -1,0 +1,312 @@
+//! The connection log: one JSON line per connection, one per refused client up to a rate.
+//!
+//! Lines are formatted into a buffer of the core and written by a thread of their own, so that a slow disk or a full
+//! pipe never holds up a client. When the writer cannot keep up, lines are dropped and counted.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use edgeproxy_route::{ClientAddr, Country};
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use serde::{Serialize, Serializer};
+use tokio::sync::Notify;
+
+use crate::close::{Close, Refusal};
+use crate::record::Record;
+
+/// A core's buffer is handed to the writer at this size…
+const FLUSH_BYTES: usize = 32 * 1024;
+/// …or this long after its first line, whichever comes first.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+/// Buffers that may wait for the writer: 8 MiB of lines.
+const WAITING_BUFFERS: usize = 256;
+
+/// Where lines go.
+pub struct ConnectionLog {
+    writer: Option<SyncSender<Vec<u8>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    pop: String,
+    refusals_per_second: u64,
+    /// Second (high 32 bits) and refusals logged in it (low 32).
+    refusals: AtomicU64,
+    suppressed: AtomicU64,
+    dropped: Counter,
+}
+
+#[derive(Serialize)]
+struct ConnectionLine<'a> {
+    #[serde(serialize_with = "timestamp")]
+    ts: SystemTime,
+    event: &'static str,
+    #[serde(serialize_with = "display")]
+    id: Id<'a>,
+    pop: &'a str,
+    listener: &'a str,
+    app: Option<&'a str>,
+    #[serde(serialize_with = "display")]
+    client: ClientAddr,
+    via: Option<&'a SocketAddr>,
+    country: Option<Country>,
+    backend: &'a str,
+    backend_addr: SocketAddr,
+    region: &'a str,
+    band: u8,
+    score: f32,
+    affinity: bool,
+    attempts: u8,
+    queue_ms: f64,
+    connect_ms: f64,
+    bytes_in: u64,
+    bytes_out: u64,
+    duration_ms: f64,
+    close: &'static str,
+}
+
+#[derive(Serialize)]
+struct RefusalLine<'a> {
+    #[serde(serialize_with = "timestamp")]
+    ts: SystemTime,
+    event: &'static str,
+    pop: &'a str,
+    listener: &'a str,
+    #[serde(serialize_with = "display")]
+    client: ClientAddr,
+    via: Option<SocketAddr>,
+    country: Option<Country>,
+    reason: &'static str,
+    attempts: u8,
+    queue_ms: f64,
+    duration_ms: f64,
+    /// Refusals that were counted but not logged since the line before.
+    suppressed: u64,
+}
+
+/// What is known of a refused client.
+pub(crate) struct Refused<'a> {
+    pub(crate) listener: &'a str,
+    pub(crate) client: ClientAddr,
+    pub(crate) via: Option<SocketAddr>,
+    pub(crate) country: Option<Country>,
+    pub(crate) reason: Refusal,
+    pub(crate) attempts: u8,
+    pub(crate) queued: Duration,
+    pub(crate) arrived: Instant,
+}
+
+impl<'a> Refused<'a> {
+    /// A client turned away before anything was learnt of it.
+    pub(crate) fn at_accept(listener: &'a str, peer: SocketAddr, reason: Refusal, arrived: Instant) -> Self {
+        let client = ClientAddr::new(peer);
+        Self { listener, client, via: None, country: None, reason, attempts: 0, queued: Duration::ZERO, arrived }
+    }
+}
+
+thread_local! {
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static FIRST_LINE: Arc<Notify> = Arc::new(Notify::new());
+}
+
+impl ConnectionLog {
+    /// Starts the writer; `None` as output: no log. At most `refusals_per_second` refusals are logged.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn start(
+        output: Option<Box<dyn Write + Send>>,
+        pop: &str,
+        refusals_per_second: u64,
+        metrics: &crate::Metrics,
+    ) -> std::io::Result<Self> {
+        let (writer, thread) = match output {
+            Some(output) => {
+                let (sender, receiver) = sync_channel(WAITING_BUFFERS);
+                let thread = std::thread::Builder::new().name("connection-log".to_owned());
+                (Some(sender), Some(thread.spawn(|| write_out(receiver, output))?))
+            }
+            None => (None, None),
+        };
+        Ok(Self {
+            writer,
+            thread: Mutex::new(thread),
+            pop: pop.to_owned(),
+            refusals_per_second,
+            refusals: AtomicU64::new(0),
+            suppressed: AtomicU64::new(0),
+            dropped: metrics.log_dropped.clone(),
+        })
+    }
+
+    pub(crate) fn closed(&self, record: &Record, close: Close) {
+        if self.writer.is_none() {
+            return;
+        }
+        let (bytes_in, bytes_out) = record.bytes();
+        self.line(&ConnectionLine {
+            ts: SystemTime::now(),
+            event: "connection",
+            id: Id { pop: &self.pop, number: record.id },
+            pop: &self.pop,
+            listener: &record.listener.name,
+            app: record.listener.settings.app.as_deref(),
+            client: record.client,
+            via: record.via.as_deref(),
+            country: record.country,
+            backend: &record.backend.id,
+            backend_addr: record.backend.addr.0,
+            region: &record.backend.region,
+            band: record.band,
+            score: record.score,
+            affinity: record.affine,
+            attempts: record.attempts,
+            queue_ms: f64::from(record.queue_us) / 1000.0,
+            connect_ms: f64::from(record.connect_us) / 1000.0,
+            bytes_in,
+            bytes_out,
+            duration_ms: millis(record.started.elapsed()),
+            close: close.word(),
+        });
+    }
+
+    pub(crate) fn refused(&self, refused: &Refused<'_>) {
+        if self.writer.is_none() || !self.may_log_refusal() {
+            return;
+        }
+        self.line(&RefusalLine {
+            ts: SystemTime::now(),
+            event: "refused",
+            pop: &self.pop,
+            listener: refused.listener,
+            client: refused.client,
+            via: refused.via,
+            country: refused.country,
+            reason: refused.reason.word(),
+            attempts: refused.attempts,
+            queue_ms: millis(refused.queued),
+            duration_ms: millis(refused.arrived.elapsed()),
+            suppressed: self.suppressed.swap(0, Relaxed),
+        });
+    }
+
+    fn may_log_refusal(&self) -> bool {
+        let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let second = second & u64::from(u32::MAX);
+        let logged = self.refusals.fetch_update(Relaxed, Relaxed, |state| {
+            let (at, count) = (state >> 32, state & u64::from(u32::MAX));
+            match () {
+                () if at != second => Some(second << 32 | 1),
+                () if count < self.refusals_per_second => Some(state + 1),
+                () => None,
+            }
+        });
+        if logged.is_err() || self.refusals_per_second == 0 {
+            self.suppressed.fetch_add(1, Relaxed);
+            return false;
+        }
+        true
+    }
+
+    fn line(&self, line: &impl Serialize) {
+        LINES.with_borrow_mut(|lines| {
+            let before = lines.len();
+            if before == 0 {
+                FIRST_LINE.with(|first_line| first_line.notify_one());
+            }
+            match serde_json::to_writer(&mut *lines, line) {
+                Ok(()) => lines.push(b'\n'),
+                Err(_) => lines.truncate(before),
+            }
+            if lines.len() >= FLUSH_BYTES {
+                self.hand_over(lines);
+            }
+        });
+    }
+
+    /// Waits until everything handed over is written. Nothing may be logged afterwards.
+    pub(crate) fn close(&self) {
+        if let (Some(writer), Some(thread)) = (&self.writer, self.thread.lock().take()) {
+            // An empty buffer is the end. Either call fails only if the writer is gone already.
+            let _ = writer.send(Vec::new());
+            let _ = thread.join();
+        }
+    }
+
+    /// Hands this thread's lines to the writer.
+    pub(crate) fn flush(&self) {
+        LINES.with_borrow_mut(|lines| {
+            if !lines.is_empty() {
+                self.hand_over(lines);
+            }
+        });
+    }
+
+    fn hand_over(&self, lines: &mut Vec<u8>) {
+        let full = std::mem::take(lines);
+        let Some(writer) = &self.writer else { return };
+        if let Err(refused) = writer.try_send(full) {
+            let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) = refused;
+            self.dropped.inc_by(lost.iter().filter(|&&byte| byte == b'\n').count() as u64);
+        }
+    }
+}
+
+fn write_out(lines: Receiver<Vec<u8>>, mut output: Box<dyn Write + Send>) {
+    let mut failing = false;
+    for buffer in lines {
+        if buffer.is_empty() {
+            return;
+        }
+        let written = output.write_all(&buffer).and_then(|()| output.flush());
+        match written {
+            Ok(()) => failing = false,
+            Err(error) => {
+                if !failing {
+                    tracing::error!(%error, "connection log cannot be written");
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+struct Id<'a> {
+    pop: &'a str,
+    number: u64,
+}
+
+impl std::fmt::Display for Id<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{:x}", self.pop, self.number)
+    }
+}
+
+fn display<S: Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn timestamp<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_millis(*at))
+}
+
+/// Whole microseconds as ms: what a clock reading is good for.
+fn millis(duration: Duration) -> f64 {
+    let micros = u32::try_from(duration.as_micros());
+    micros.map_or_else(|_| (duration.as_secs_f64() * 1000.0).round(), |micros| f64::from(micros) / 1000.0)
+}
+
+/// Flushes this core's lines soon after the first was written, and costs nothing while there are none.
+pub(crate) async fn flush_in_time(log: &ConnectionLog) {
+    let first_line = FIRST_LINE.with(Arc::clone);
+    loop {
+        first_line.notified().await;
+        tokio::time::sleep(FLUSH_AFTER).await;
+        log.flush();
+    }
+}

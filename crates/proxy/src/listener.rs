@@ -1,0 +1,204 @@
+//! Where clients come in: one socket per core and listening address, and an accept loop that survives everything.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgeproxy_route::Affinity;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::close::Refusal;
+use crate::metrics::{ByError, ByListener, Metrics, Refused};
+use crate::queue::Queue;
+use crate::relay::reset_on_close;
+use crate::settings::ListenerSettings;
+
+/// Connections the kernel holds ready for us; it takes the smaller of this and net.core.somaxconn.
+const BACKLOG: i32 = 65_535;
+/// How long the accept loop pauses when neither descriptors nor memory are to be had.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// One listening address with what is remembered and counted for it, shared by all cores.
+pub(crate) struct Listener {
+    pub(crate) settings: ListenerSettings,
+    /// Its address as text, with the port the kernel chose if none was set.
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) affinity: Affinity,
+    pub(crate) queue: Queue,
+    pub(crate) accepted: Counter,
+    pub(crate) open: Gauge,
+    metrics: Metrics,
+}
+
+impl Listener {
+    pub(crate) fn new(settings: ListenerSettings, address: SocketAddr, metrics: &Metrics) -> Self {
+        let name = address.to_string();
+        let label = ByListener { listener: name.clone() };
+        Self {
+            affinity: Affinity::new(settings.affinity_ttl, settings.affinity_capacity),
+            queue: Queue::new(settings.queue, metrics.queue_waiting.clone()),
+            accepted: metrics.connections.get_or_create_owned(&label),
+            open: metrics.current.get_or_create_owned(&label),
+            metrics: metrics.clone(),
+            settings,
+            name,
+            address,
+        }
+    }
+
+    pub(crate) fn count_refusal(&self, refusal: Refusal) {
+        let label = Refused { listener: self.name.clone(), reason: refusal.word() };
+        self.metrics.refused.get_or_create(&label).inc();
+    }
+}
+
+/// Binds one socket per core to the address. With port 0 all get the port the first was given.
+///
+/// # Errors
+/// The address is taken (also by another process that shares ports the same way), or may not be bound.
+pub(crate) fn bind(settings: &ListenerSettings, cores: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
+    // Ports shared by SO_REUSEPORT can be joined by any process of the same user: without this look, a second copy
+    // started by mistake would take half of the clients instead of failing.
+    drop(open(settings, settings.bind, false)?);
+    let first = open(settings, settings.bind, true)?;
+    let address = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..cores {
+        sockets.push(open(settings, address, true)?);
+    }
+    Ok((address, sockets))
+}
+
+fn open(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Accepted sockets inherit both, which spares each connection two system calls.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(settings.user_timeout)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until told to stop, then takes in what the kernel had already completed.
+///
+/// An error of one connection is no error of the listener; a shortage of descriptors turns the waiting client away with
+/// the reserve descriptor and pauses, so that the loop neither dies nor spins.
+pub(crate) async fn accept_loop(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    stop: impl Future<Output = ()>,
+    mut serve: impl FnMut(TcpStream, SocketAddr),
+) {
+    let mut reserve = Reserve::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = socket.accept() => accepted,
+            () = &mut stop => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => serve(stream, peer),
+            Err(error) => {
+                let kind = AcceptError::of(&error);
+                listener.metrics.accept_errors.get_or_create(&ByError { error: kind.word() }).inc();
+                if kind == AcceptError::Descriptors && reserve.turn_away(&socket) {
+                    listener.count_refusal(Refusal::DescriptorsExhausted);
+                }
+                if kind.is_shortage() {
+                    tracing::warn!(listener = listener.name, %error, "cannot accept; pausing");
+                    tokio::time::sleep(SHORTAGE_PAUSE).await;
+                    reserve.refill();
+                }
+            }
+        }
+    }
+    // Completed handshakes still in the backlog would be reset when the socket closes.
+    while let Some(Ok((stream, peer))) = now_or_never(socket.accept()).await {
+        serve(stream, peer);
+    }
+}
+
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AcceptError {
+    Descriptors,
+    Memory,
+    /// The client was gone before we took it, or the network failed it.
+    Connection,
+}
+
+impl AcceptError {
+    fn of(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE) => Self::Descriptors,
+            Some(Errno::NOMEM | Errno::NOBUFS) => Self::Memory,
+            _ => Self::Connection,
+        }
+    }
+
+    fn is_shortage(self) -> bool {
+        matches!(self, Self::Descriptors | Self::Memory)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Descriptors => "descriptors",
+            Self::Memory => "memory",
+            Self::Connection => "connection",
+        }
+    }
+}
+
+/// A descriptor kept for the moment when there is none: giving it up lets us accept a client just to turn it away,
+/// instead of leaving it to wait for a connection that will not be served.
+struct Reserve(Option<OwnedFd>);
+
+impl Reserve {
+    fn new() -> Self {
+        let mut reserve = Self(None);
+        reserve.refill();
+        reserve
+    }
+
+    fn refill(&mut self) {
+        if self.0.is_none() {
+            self.0 = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok();
+        }
+    }
+
+    /// Turns away one waiting client. Returns whether there was one.
+    fn turn_away(&mut self, socket: &TcpListener) -> bool {
+        drop(self.0.take());
+        let client = SockRef::from(socket).accept();
+        let turned_away = client.is_ok();
+        if let Ok((client, _)) = client {
+            reset_on_close(&client);
+        }
+        self.refill();
+        turned_away
+    }
+}

@@ -1,0 +1,64 @@
+//! Every metric this product exports: one file, so that a name is chosen once and found once.
+//!
+//! Counters carry `_total` on the wire; the encoder adds it.
+
+/// Clients accepted, by listener.
+pub const CONNECTIONS: &str = "edge_connections";
+/// Client connections open now, by listener.
+pub const CONNECTIONS_CURRENT: &str = "edge_connections_current";
+/// Connections that idle without a task, out of those open now.
+pub const CONNECTIONS_PARKED: &str = "edge_connections_parked";
+/// Time to connect to a backend in ms, by the backend's region.
+pub const BACKEND_LATENCY_MS: &str = "edge_backend_latency_ms";
+/// Connections a backend has open from this POP.
+pub const BACKEND_CONNECTIONS: &str = "edge_backend_connections";
+/// 1 while checks and heartbeats say the backend is up.
+pub const BACKEND_UP: &str = "edge_backend_up";
+/// 1 while failed connects keep the backend ejected.
+pub const BACKEND_EJECTED: &str = "edge_backend_ejected";
+/// Times a backend was ejected.
+pub const EJECTIONS: &str = "edge_ejections";
+/// Clients turned away, by listener and reason.
+pub const REFUSED: &str = "edge_refused";
+/// Connections that ended, by reason.
+pub const CLOSED: &str = "edge_closed";
+/// Connects to a backend that failed, by error.
+pub const CONNECT_FAILURES: &str = "edge_connect_failures";
+/// Connects made again on another backend.
+pub const RETRIES: &str = "edge_retries";
+/// Bytes relayed: `in` from clients, `out` to clients.
+pub const BYTES: &str = "edge_bytes";
+/// Bytes relayed without passing through user space, out of those.
+pub const SPLICED_BYTES: &str = "edge_spliced_bytes";
+/// Clients waiting for a full app to have room.
+pub const QUEUE_WAITING: &str = "edge_queue_waiting";
+/// How long clients that were admitted from the queue had waited, in ms.
+pub const QUEUE_WAIT_MS: &str = "edge_queue_wait_ms";
+/// Accepts that failed, by error.
+pub const ACCEPT_ERRORS: &str = "edge_accept_errors";
+/// Active checks made, by result.
+pub const CHECKS: &str = "edge_checks";
+/// Reloads of the routing table, by result.
+pub const TABLE_RELOADS: &str = "edge_table_reloads";
+/// Backends in the table that serves.
+pub const TABLE_BACKENDS: &str = "edge_table_backends";
+/// Rows rejected in the last load.
+pub const TABLE_REJECTED_ROWS: &str = "edge_table_rejected_rows";
+/// Reloads of the geo table, by result.
+pub const GEO_RELOADS: &str = "edge_geo_reloads";
+/// Lines of the connection log lost because its destination was too slow.
+pub const CONNECTION_LOG_DROPPED: &str = "edge_connection_log_dropped";
+/// 1 while `/readyz` says ready.
+pub const READY: &str = "edge_ready";
+/// 1, with the version as label.
+pub const BUILD_INFO: &str = "edge_build_info";
+/// Open descriptors of this process.
+pub const PROCESS_OPEN_FDS: &str = "process_open_fds";
+/// Descriptors this process may open.
+pub const PROCESS_MAX_FDS: &str = "process_max_fds";
+/// Resident memory in bytes.
+pub const PROCESS_RESIDENT_MEMORY_BYTES: &str = "process_resident_memory_bytes";
+/// User and system CPU time in seconds.
+pub const PROCESS_CPU_SECONDS: &str = "process_cpu_seconds";
+/// Start of this process, Unix time in seconds.
+pub const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";

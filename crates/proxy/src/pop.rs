@@ -1,0 +1,288 @@
+//! One machine's data plane as a whole: what all cores share, and how it is steered from outside.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use edgeproxy_route::{GeoTable, Table};
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::close::Close;
+use crate::connection_log::ConnectionLog;
+use crate::core;
+use crate::drain::{Drain, LOOK_EVERY, Phase};
+use crate::listener::{self, Listener};
+use crate::metrics::Metrics;
+use crate::record::{Live, LiveConnection, Record, connection_id};
+use crate::settings::ProxySettings;
+
+/// Descriptors left for everything that is no client connection: listeners, checks, admin, logs, pipes.
+const RESERVED_DESCRIPTORS: u64 = 512;
+
+/// A running data plane.
+pub struct Pop {
+    /// What the operator set.
+    pub settings: ProxySettings,
+    /// The clock all moments are of.
+    pub clock: Clock,
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) geo: ArcSwap<GeoTable>,
+    pub(crate) metrics: Metrics,
+    pub(crate) log: ConnectionLog,
+    /// How far a drain has got.
+    pub drain: Drain,
+    pub(crate) listeners: Vec<Arc<Listener>>,
+    pub(crate) cores: Vec<CoreHandle>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    open: AtomicUsize,
+    max_connections: usize,
+    next_id: AtomicU64,
+    /// Some listener has a queue: connections that end then look for waiting clients.
+    queues: bool,
+}
+
+/// A core as others see it.
+#[derive(Default)]
+pub(crate) struct CoreHandle {
+    pub(crate) live: Arc<Live>,
+    /// Some of its parked connections were ordered to end.
+    pub(crate) orders: Notify,
+}
+
+/// Why the data plane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}{}", hint(error))]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a data-plane thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process listens there: stop it, or choose another address)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        _ => "",
+    }
+}
+
+impl Pop {
+    /// Binds every listener and starts the cores.
+    ///
+    /// # Errors
+    /// An address that cannot be bound; nothing runs then.
+    pub fn start(
+        settings: ProxySettings,
+        table: Arc<Table>,
+        geo: Arc<GeoTable>,
+        clock: Clock,
+        metrics: Metrics,
+        log: ConnectionLog,
+    ) -> Result<Arc<Self>, StartError> {
+        let cores = settings.threads.max(1);
+        let mut listeners = Vec::new();
+        let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
+        for listener in &settings.listeners {
+            let (address, bound) = listener::bind(listener, cores)
+                .map_err(|error| StartError::Bind { address: listener.bind, error })?;
+            let listener = Arc::new(Listener::new(listener.clone(), address, &metrics));
+            for (core, socket) in sockets.iter_mut().zip(bound) {
+                core.push((Arc::clone(&listener), socket));
+            }
+            listeners.push(listener);
+        }
+        let pop = Arc::new(Self {
+            max_connections: max_connections(settings.max_connections),
+            queues: settings.listeners.iter().any(|listener| listener.queue > 0),
+            settings,
+            clock,
+            table: ArcSwap::new(table),
+            geo: ArcSwap::new(geo),
+            metrics,
+            log,
+            drain: Drain::default(),
+            listeners,
+            cores: (0..cores).map(|_| CoreHandle::default()).collect(),
+            threads: Mutex::default(),
+            open: AtomicUsize::new(0),
+            next_id: AtomicU64::new(first_id()),
+        });
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let thread = core::start(Arc::clone(&pop), number, sockets)?;
+            pop.threads.lock().push(thread);
+        }
+        pop.metrics.ready.set(1);
+        Ok(pop)
+    }
+
+    /// The addresses listened on, with the ports the kernel chose where none was set.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address).collect()
+    }
+
+    /// The table that serves now.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Serves by this table from now on.
+    pub fn replace_table(&self, table: Arc<Table>) {
+        self.table.store(table);
+        self.slot_came_free();
+    }
+
+    /// The geo table that serves now.
+    pub fn geo(&self) -> Arc<GeoTable> {
+        self.geo.load_full()
+    }
+
+    /// Looks clients up in this table from now on.
+    pub fn replace_geo(&self, geo: Arc<GeoTable>) {
+        self.geo.store(geo);
+    }
+
+    /// Connections open now, those still being established included.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Up to `limit` live connections, oldest first, after the one a listing ended with.
+    pub fn connections(&self, after: Option<u64>, limit: usize) -> Vec<LiveConnection> {
+        // Holding a record would hold its backend's name, not its slot, so a listing costs clients nothing.
+        let mut records: Vec<Arc<Record>> = Vec::new();
+        for core in &self.cores {
+            core.live.for_each(|record| {
+                if after.is_none_or(|after| record.id > after) {
+                    records.push(Arc::clone(record));
+                }
+            });
+        }
+        records.sort_unstable_by_key(|record| record.id);
+        records.truncate(limit);
+        records.iter().map(|record| LiveConnection::of(record, &self.settings.region)).collect()
+    }
+
+    /// Cuts the connection with this id. Returns whether there was one.
+    pub fn cut_connection(&self, id: &str) -> bool {
+        self.order(Close::Cut, |record| connection_id(&self.settings.region, record.id) == id) > 0
+    }
+
+    /// Cuts all connections to backends that `matches`. Returns how many there were.
+    pub fn cut_backends(&self, matches: impl Fn(&edgeproxy_route::Backend) -> bool) -> usize {
+        self.order(Close::Cut, |record| matches(&record.backend))
+    }
+
+    fn order(&self, close: Close, concerns: impl Fn(&Record) -> bool) -> usize {
+        let mut ordered = Vec::new();
+        for core in &self.cores {
+            core.live.for_each(|record| {
+                if concerns(record) {
+                    ordered.push(Arc::clone(record));
+                }
+            });
+        }
+        for record in &ordered {
+            record.order(close);
+        }
+        for core in &self.cores {
+            core.orders.notify_one();
+        }
+        ordered.len()
+    }
+
+    /// Stops taking clients and waits for those that are there; at the deadline cuts the rest. Returns how many were cut.
+    pub async fn drain(&self, within: Duration) -> usize {
+        self.metrics.ready.set(0);
+        self.drain.advance(Phase::Unready);
+        tokio::time::sleep(self.settings.drain_delay).await;
+        self.drain.advance(Phase::Draining);
+        let deadline = tokio::time::Instant::now() + within;
+        while self.open_connections() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let cut = self.order(Close::DrainDeadline, |_| true);
+        let cut_by = tokio::time::Instant::now() + Duration::from_secs(1);
+        while self.open_connections() > 0 && tokio::time::Instant::now() < cut_by {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        cut
+    }
+
+    /// Ends the cores and waits for their last log lines to be handed over.
+    pub fn stop(&self) {
+        self.drain.advance(Phase::Over);
+        for thread in self.threads.lock().drain(..) {
+            // A core that panicked has said so itself.
+            let _ = thread.join();
+        }
+        self.log.close();
+    }
+
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+
+    /// Takes one of the connections this machine may have, if one is left.
+    pub(crate) fn open_connection(self: &Arc<Self>, listener: &Listener) -> Option<OpenConnection> {
+        if self.open.fetch_add(1, Relaxed) >= self.max_connections {
+            self.open.fetch_sub(1, Relaxed);
+            return None;
+        }
+        listener.open.inc();
+        Some(OpenConnection { pop: Arc::clone(self), gauge: listener.open.clone() })
+    }
+
+    /// Lets waiting clients look whether a backend has room for them.
+    pub(crate) fn slot_came_free(&self) {
+        if self.queues {
+            for listener in &self.listeners {
+                listener.queue.wake_head();
+            }
+        }
+    }
+}
+
+/// One of the connections this machine takes; counted until dropped.
+pub(crate) struct OpenConnection {
+    pop: Arc<Pop>,
+    gauge: Gauge,
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.gauge.dec();
+        self.pop.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The operator's number, or what the descriptor limit allows: two descriptors a connection.
+fn max_connections(set: usize) -> usize {
+    if set > 0 {
+        return set;
+    }
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(16)
+}
+
+/// Ids go on where no earlier run of this machine was: milliseconds since 1970, and room for a million a millisecond.
+fn first_id() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(0) << 20
+}
