@@ -19,6 +19,9 @@ const PANEL_HEAD: f64 = 46.0;
 const PANEL_FOOT: f64 = 22.0;
 const HEAD: f64 = 66.0;
 
+/// Text stays readable where the line of the base runs behind it.
+const HALO: &str = "stroke=\"#ffffff\" stroke-width=\"4\" stroke-linejoin=\"round\" paint-order=\"stroke\"";
+
 const INK: &str = "#1f2933";
 const QUIET: &str = "#6b7785";
 const OURS: &str = "#0f766e";
@@ -34,7 +37,7 @@ pub(crate) fn draw(summary: &Summary) -> Option<String> {
     }
     let height = HEAD + panels.iter().map(Panel::height).sum::<f64>() + 24.0;
     let mut svg = Svg::new(height);
-    svg.text(MARGIN, 34.0, "start", 19, INK, "bold", "Cost per operation, relative to nginx and HAProxy");
+    svg.text(MARGIN, 34.0, "start", 19, INK, "bold", "What one operation costs the proxy");
     let note =
         format!("{}, {}, medians of {} rounds; shorter is better", summary.machine, summary.date, summary.rounds);
     svg.text(MARGIN, 54.0, "start", 12, QUIET, "normal", &note);
@@ -72,11 +75,14 @@ impl<'a> Panel<'a> {
         let column = self.case.columns.iter().find(|column| column.metric == self.case.primary);
         let heading = column.map_or("", |column| &column.heading);
         svg.line(MARGIN, top, WIDTH - MARGIN, top, "#e4e8ec", "");
-        svg.text(MARGIN, top + 26.0, "start", 15, INK, "bold", &self.case.title);
         let subtitle = format!("{heading} per {}", self.case.unit);
         let subtitle = if heading.contains('/') { heading.to_owned() } else { subtitle };
-        svg.text(WIDTH - MARGIN, top + 26.0, "end", 12, QUIET, "normal", &subtitle);
+        svg.title(MARGIN, top + 26.0, &self.case.title, &subtitle);
         let bars = top + PANEL_HEAD;
+        let one = left + scale;
+        let bottom = bars + ROW * self.bars.len() as f64 - 4.0;
+        svg.line(one, bars - 6.0, one, bottom, QUIET, "3 3");
+        svg.text(one, bars - 10.0, "middle", 11, QUIET, "normal", &format!("{} = 1", self.base.label));
         for (place, &(row, ratio)) in self.bars.iter().enumerate() {
             let y = bars + ROW * place as f64;
             let ours = row.peer.starts_with("edgeproxy");
@@ -94,10 +100,6 @@ impl<'a> Panel<'a> {
             let text = format!("{ratio:.2}×   ({value})");
             svg.text(left + ratio * scale + 8.0, y + 12.5, "start", 12, INK, weight, &text);
         }
-        let one = left + scale;
-        let bottom = bars + ROW * self.bars.len() as f64 - 4.0;
-        svg.line(one, bars - 6.0, one, bottom, QUIET, "3 3");
-        svg.text(one, bars - 10.0, "middle", 11, QUIET, "normal", &format!("{} = 1", self.base.label));
     }
 }
 
@@ -131,7 +133,16 @@ impl Svg {
         let words = escaped(words);
         self.put(format_args!(
             "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" font-weight=\"{weight}\" \
-             fill=\"{colour}\" xml:space=\"preserve\">{words}</text>"
+             fill=\"{colour}\" {HALO} xml:space=\"preserve\">{words}</text>"
+        ));
+    }
+
+    /// A heading, and a quieter remark behind it.
+    fn title(&mut self, x: f64, y: f64, words: &str, remark: &str) {
+        let (words, remark) = (escaped(words), escaped(remark));
+        self.put(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"15\" font-weight=\"bold\" fill=\"{INK}\" {HALO}>{words}\
+             <tspan dx=\"10\" font-size=\"12\" font-weight=\"normal\" fill=\"{QUIET}\">{remark}</tspan></text>"
         ));
     }
 

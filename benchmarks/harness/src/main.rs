@@ -9,7 +9,9 @@ mod cpu;
 mod failure;
 mod load;
 mod machine;
+mod measurement;
 mod memory;
+mod meter;
 mod namespace;
 mod package;
 mod peer;
@@ -27,6 +29,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -95,6 +98,12 @@ struct Run {
     /// Counted rounds; 1 with --quick.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+    /// Longest wait in seconds, before each measurement, for other work on the machine to end.
+    #[arg(long, default_value_t = 10)]
+    quiet_wait: u64,
+    /// How often a measurement that other work disturbed is made again.
+    #[arg(long, default_value_t = 1)]
+    repeats: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -143,14 +152,22 @@ fn measure(run: &Run, site: &Site) -> Result<(), Failure> {
     let machine = Machine::read(site.cores);
     let cases = case::read_all(&site.root.join("cases"), &run.case)?;
     let (peers, left_out) = present_peers(&run.common, site)?;
-    let rounds = if run.common.quick { 1 } else { run.rounds };
-    let session = Session { site, peers: &peers, rounds, quick: run.common.quick };
+    let quick = run.common.quick;
+    let rounds = if quick { 1 } else { run.rounds };
+    let session = Session {
+        site,
+        peers: &peers,
+        rounds,
+        quick,
+        quiet_wait: Duration::from_secs(if quick { 0 } else { run.quiet_wait }),
+        repeats: if quick { 0 } else { run.repeats },
+    };
     let samples = session.run(&cases)?;
     let summary = Summary {
         date: today(),
         machine: machine.title(),
         rounds,
-        quick: run.common.quick,
+        quick,
         cases: cases.iter().map(|case| CaseSummary::of(case, &peers, &samples)).collect(),
         left_out,
     };

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use crate::failure::{Context, Failure};
 
 /// Set in the copy that runs inside.
-const INSIDE: &str = "EDGEPROXY_BENCHMARKS_INSIDE";
+const INSIDE: &str = "BENCHMARKS_INSIDE_NAMESPACE";
 
 /// 50,000 ephemeral ports, and few enough connections in TIME_WAIT that the cost of connecting does not drift with the
 /// number of earlier ones.

@@ -117,7 +117,10 @@ impl Peer {
         }
         let program = find_program(&fill(program)).context(format!("{program} is not there"))?;
         let output = |name: &str| File::create(dir.join(name)).context(format!("cannot make {name}"));
+        // Settings in the environment of whoever runs the benchmark are not part of it.
         let child = Command::new(program)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .args(self.args.iter().map(|arg| fill(arg)))
             .current_dir(&dir)
             .stdin(Stdio::null())

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::chart;
 use crate::cpu::Clock;
 use crate::failure::{Context, Failure};
-use crate::session::Sample;
+use crate::measurement::Sample;
 use crate::summary::Summary;
 
 pub(crate) struct RunFolder {

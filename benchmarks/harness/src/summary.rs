@@ -6,13 +6,11 @@ use serde::Serialize;
 
 use crate::case::{Case, Column, Goal};
 use crate::cpu::Clock;
+use crate::measurement::Sample;
 use crate::peer::{Group, Peer};
-use crate::session::Sample;
+use crate::session::NOISY_PERCENT;
 use crate::statistics::{median, ratio, spread_percent};
 use crate::table::{Table, figure};
-
-/// Above this share of the machine's time used by others, figures of that line deserve doubt.
-const NOISY_PERCENT: f64 = 10.0;
 
 #[derive(Serialize)]
 pub(crate) struct Summary {
@@ -123,7 +121,7 @@ fn row(case: &Case, peer: &Peer, references: &[&Peer], samples: &[&Sample]) -> R
         label: peer.label.clone(),
         group: peer.group,
         reference: peer.reference,
-        rounds: own.iter().filter(|sample| !sample.metrics.is_empty()).count(),
+        rounds: own.iter().filter(|sample| sample.metrics.contains_key("operations")).count(),
         medians: medians.collect(),
         spread_percent: values.get(&case.primary).and_then(|values| spread_percent(values)),
         ratios: references.iter().filter_map(|reference| to(&reference)).collect(),

@@ -50,7 +50,7 @@ struct ConnectionLine<'a> {
     id: Id<'a>,
     pop: &'a str,
     listener: &'a str,
-    app: Option<&'a str>,
+    app: &'a str,
     #[serde(serialize_with = "display")]
     client: ClientAddr,
     via: Option<&'a SocketAddr>,
@@ -155,7 +155,7 @@ impl ConnectionLog {
             id: Id { pop: &self.pop, number: record.id },
             pop: &self.pop,
             listener: &record.listener.name,
-            app: record.listener.settings.app.as_deref(),
+            app: &record.backend.app,
             client: record.client,
             via: record.via.as_deref(),
             country: record.country,

@@ -213,75 +213,62 @@ struct Pick<'a> {
     group: &'a Group,
 }
 
-/// The least loaded of some cells, ties broken at random without a second pass: the n-th equal one replaces the leader
-/// with probability 1/n.
+/// The least loaded of some cells. Among equals the one whose lot is highest: every cell draws one from the request's
+/// random number, so that ties are even and no draw waits for the one before.
 struct Lightest<'a> {
     load: f64,
+    lot: u64,
     cell: Option<&'a Cell>,
-    equals: u64,
     random: u64,
 }
 
 impl<'a> Lightest<'a> {
     fn new(random: u64) -> Self {
-        Self { load: f64::INFINITY, cell: None, equals: 0, random }
+        Self { load: f64::INFINITY, lot: 0, cell: None, random }
     }
 
     fn offer(&mut self, cell: &'a Cell, load: f64) {
-        if load < self.load {
-            (self.load, self.cell, self.equals) = (load, Some(cell), 1);
-        } else if load == self.load {
-            self.equals += 1;
-            self.random = next_random(self.random);
-            // The multiply-shift maps a random number to 0..equals evenly.
-            if (u128::from(self.random) * u128::from(self.equals)) >> 64 == 0 {
-                self.cell = Some(cell);
-            }
+        if load > self.load {
+            return;
+        }
+        let lot = lot(self.random, cell.slot);
+        if load < self.load || lot > self.lot {
+            (self.load, self.lot, self.cell) = (load, lot, Some(cell));
         }
     }
 }
 
-/// SplitMix64: one number in, the next well-mixed one out.
-fn next_random(state: u64) -> u64 {
-    let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
+/// A slot's number in this request's draw.
+fn lot(random: u64, slot: Slot) -> u64 {
+    let mixed = (random ^ slot.index() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ (mixed >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93)
+}
+
+fn same(a: Option<&Cell>, b: Option<&Cell>) -> bool {
+    a.map(std::ptr::from_ref) == b.map(std::ptr::from_ref)
 }
 
 impl<'a> Decision<'a> {
     fn nearest(&self) -> Option<Pick<'a>> {
         // What leads: lower band first; within a band those below their soft limit by nearness, then all others by load.
         let mut best: Option<(Rank, Pick<'a>)> = None;
-        let mut ties = Lightest::new(self.request.random);
         for group in &self.view.groups {
             let band = self.table.band(group, &self.request.place);
             let remoteness = self.table.remoteness(group, band, &self.request.place);
-            let ahead = Rank { band, over_soft: false, remoteness, load: 0.0 };
-            if best.as_ref().is_some_and(|(leader, _)| leader.beats_at_best(&ahead)) {
+            let at_best = Rank { band, over_soft: false, remoteness, load: 0.0, lot: u64::MAX };
+            if best.as_ref().is_some_and(|(leader, _)| leader.beats(&at_best)) {
                 continue;
             }
             let (under, over) = self.lightest_of(group);
             let (rank, cell) = match (under.cell, over.cell) {
-                (Some(cell), _) => (Rank { band, over_soft: false, remoteness, load: under.load }, cell),
-                (None, Some(cell)) => (Rank { band, over_soft: true, remoteness: 0.0, load: over.load }, cell),
+                (Some(cell), _) => (Rank { load: under.load, lot: under.lot, ..at_best }, cell),
+                (None, Some(cell)) => {
+                    (Rank { band, over_soft: true, remoteness: 0.0, load: over.load, lot: over.lot }, cell)
+                }
                 (None, None) => continue,
             };
-            let pick = Pick { cell, group };
-            match &best {
-                Some((leader, _)) if leader.beats(&rank) => {}
-                Some((leader, _)) if leader == &rank => {
-                    // Two places equally good (one country, position unknown): a coin for each, weighted evenly.
-                    ties.offer(cell, 0.0);
-                    if ties.cell.is_some_and(|tied| std::ptr::eq(tied, cell)) {
-                        best = Some((rank, pick));
-                    }
-                }
-                _ => {
-                    ties = Lightest::new(self.request.random);
-                    ties.offer(cell, 0.0);
-                    best = Some((rank, pick));
-                }
+            if best.as_ref().is_none_or(|(leader, _)| rank.beats(leader)) {
+                best = Some((rank, Pick { cell, group }));
             }
         }
         best.map(|(_, pick)| pick)
@@ -299,13 +286,13 @@ impl<'a> Decision<'a> {
                 if self.table.score_band(group, &self.request.place) != band {
                     continue;
                 }
-                for cell in self.cells(group) {
-                    let Some(connections) = self.room(cell) else { continue };
+                let before = best.cell;
+                self.each_with_room(group, |cell, connections| {
                     let load = f64::from(connections) * cell.per_connection;
                     best.offer(cell, 100.0 * f64::from(band) + load);
-                    if best.cell.is_some_and(|leader| std::ptr::eq(leader, cell)) {
-                        leading_group = Some(group);
-                    }
+                });
+                if !same(before, best.cell) {
+                    leading_group = Some(group);
                 }
             }
         }
@@ -314,42 +301,42 @@ impl<'a> Decision<'a> {
 
     fn quickest(&self) -> Option<Pick<'a>> {
         let states = &self.table.states;
+        let millis_of = |cell: &Cell, guess: f32| states.round_trip(cell.slot).estimate().unwrap_or(guess);
         let mut best_ms = f32::INFINITY;
         for group in &self.view.groups {
             let guess = self.expected_ms(group);
-            for cell in self.cells(group) {
-                if self.room(cell).is_some_and(|connections| connections < cell.soft) {
-                    best_ms = best_ms.min(states.round_trip(cell.slot).estimate().unwrap_or(guess));
+            self.each_with_room(group, |cell, connections| {
+                if connections < cell.soft {
+                    best_ms = best_ms.min(millis_of(cell, guess));
                 }
-            }
+            });
         }
         let mut near = Lightest::new(self.request.random);
         let mut far = Lightest::new(self.request.random);
         let (mut near_group, mut far_group) = (None, None);
         for group in &self.view.groups {
             let guess = self.expected_ms(group);
-            for cell in self.cells(group) {
-                let Some(connections) = self.room(cell) else { continue };
+            let before = (near.cell, far.cell);
+            self.each_with_room(group, |cell, connections| {
                 let load = f64::from(connections) * cell.per_connection;
                 if connections >= cell.soft {
                     far.offer(cell, load);
-                    if far.cell.is_some_and(|leader| std::ptr::eq(leader, cell)) {
-                        far_group = Some(group);
-                    }
-                    continue;
+                    return;
                 }
-                let millis = states.round_trip(cell.slot).estimate().unwrap_or(guess);
                 let was_near = states.word(cell.slot).is_near();
-                let is_near = latency::is_near(millis, best_ms, was_near);
+                let is_near = latency::is_near(millis_of(cell, guess), best_ms, was_near);
                 if is_near != was_near {
                     states.set_near(cell.slot, is_near);
                 }
                 if is_near {
                     near.offer(cell, load);
-                    if near.cell.is_some_and(|leader| std::ptr::eq(leader, cell)) {
-                        near_group = Some(group);
-                    }
                 }
+            });
+            if !same(before.0, near.cell) {
+                near_group = Some(group);
+            }
+            if !same(before.1, far.cell) {
+                far_group = Some(group);
             }
         }
         match (near.cell, near_group, far.cell, far_group) {
@@ -370,25 +357,32 @@ impl<'a> Decision<'a> {
     fn lightest_of(&self, group: &'a Group) -> (Lightest<'a>, Lightest<'a>) {
         let mut under = Lightest::new(self.request.random);
         let mut over = Lightest::new(self.request.random);
-        for cell in self.cells(group) {
-            let Some(connections) = self.room(cell) else { continue };
+        self.each_with_room(group, |cell, connections| {
             let load = f64::from(connections) * cell.per_connection;
             if connections < cell.soft { under.offer(cell, load) } else { over.offer(cell, load) }
-        }
+        });
         (under, over)
+    }
+
+    /// Visits the backends of a group that can take one more, with their connections.
+    fn each_with_room(&self, group: &Group, mut visit: impl FnMut(&'a Cell, u32)) {
+        let cells = self.cells(group);
+        let Some(first) = cells.first() else { return };
+        let mut words = self.table.states.words(first.slot);
+        let nothing_tried = self.request.tried.is_empty();
+        for cell in cells {
+            let word = words.get(cell.slot);
+            if word.connections() < cell.hard
+                && (word.in_service() || self.may_take_anyway(cell.slot, word))
+                && (nothing_tried || !self.request.tried.has(cell.slot))
+            {
+                visit(cell, word.connections());
+            }
+        }
     }
 
     fn cells(&self, group: &Group) -> &'a [Cell] {
         &self.view.cells[group.cells.clone()]
-    }
-
-    /// The backend's connections, if it can take one more.
-    fn room(&self, cell: &Cell) -> Option<u32> {
-        let word = self.table.states.word(cell.slot);
-        let fits = word.connections() < cell.hard
-            && (word.in_service() || self.may_take_anyway(cell.slot, word))
-            && (self.request.tried.is_empty() || !self.request.tried.has(cell.slot));
-        fits.then(|| word.connections())
     }
 
     #[cold]
@@ -431,28 +425,24 @@ impl<'a> Decision<'a> {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
+/// What decides among groups, from the first field to the last.
+#[derive(Clone, Copy)]
 struct Rank {
     band: u8,
     over_soft: bool,
     remoteness: f32,
     load: f64,
+    lot: u64,
 }
 
 impl Rank {
-    fn order(&self) -> (u8, bool) {
-        (self.band, self.over_soft)
-    }
-
     fn beats(&self, other: &Self) -> bool {
-        let by_place = self.remoteness.total_cmp(&other.remoteness);
-        self.order().cmp(&other.order()).then(by_place).then(self.load.total_cmp(&other.load)).is_lt()
-    }
-
-    /// Whether a group can be passed over unseen: not even an empty backend there would win.
-    fn beats_at_best(&self, best_possible: &Self) -> bool {
-        self.order() < best_possible.order()
-            || (self.order() == best_possible.order() && self.remoteness < best_possible.remoteness)
+        (self.band, self.over_soft)
+            .cmp(&(other.band, other.over_soft))
+            .then(self.remoteness.total_cmp(&other.remoteness))
+            .then(self.load.total_cmp(&other.load))
+            .then(other.lot.cmp(&self.lot))
+            .is_lt()
     }
 }
 

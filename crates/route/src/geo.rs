@@ -1,12 +1,13 @@
 //! Client address to place: the embedded country table, or a MaxMind-format file.
 
+mod embedded;
+
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use maxminddb::Reader;
 use serde::Deserialize;
-use tor_geoip::GeoipDb;
 
+use self::embedded::Embedded;
 use crate::place::{Country, Place, Point};
 
 /// A position whose stated accuracy is coarser than this says no more than the country does.
@@ -16,7 +17,7 @@ const COARSEST_PRECISE_KM: u16 = 500;
 pub struct GeoTable(Source);
 
 enum Source {
-    Embedded(Arc<GeoipDb>),
+    Embedded(Embedded),
     MaxMind(Reader<Vec<u8>>),
 }
 
@@ -61,7 +62,7 @@ struct LocationField {
 impl GeoTable {
     /// The country table inside the binary.
     pub fn embedded() -> Self {
-        Self(Source::Embedded(GeoipDb::new_embedded()))
+        Self(Source::Embedded(Embedded::new()))
     }
 
     /// A country or city table from the bytes of an `.mmdb` file.
@@ -93,10 +94,7 @@ impl GeoTable {
     /// Where the address is; [`Place::UNKNOWN`] for addresses the table does not have.
     pub fn lookup(&self, ip: IpAddr) -> Place {
         match &self.0 {
-            Source::Embedded(table) => table
-                .lookup_country_code(ip)
-                .and_then(|code| code.get().parse().ok())
-                .map_or(Place::UNKNOWN, Place::in_country),
+            Source::Embedded(table) => table.lookup(ip).map_or(Place::UNKNOWN, Place::in_country),
             Source::MaxMind(reader) => {
                 reader.lookup(ip).ok().and_then(|found| found.decode().ok().flatten()).map_or(Place::UNKNOWN, place)
             }

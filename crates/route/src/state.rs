@@ -88,6 +88,23 @@ struct Chunk {
     details: [Detail; CHUNK],
 }
 
+/// Reads the words of many backends in a row: those of one chunk without finding the chunk again.
+pub(crate) struct Words<'a> {
+    pool: &'a StatePool,
+    chunk: &'a Chunk,
+    number: usize,
+}
+
+impl Words<'_> {
+    pub(crate) fn get(&mut self, slot: Slot) -> Word {
+        if slot.index() / CHUNK != self.number {
+            self.chunk = self.pool.chunk(slot);
+            self.number = slot.index() / CHUNK;
+        }
+        Word(self.chunk.words[slot.index() % CHUNK].load(Relaxed))
+    }
+}
+
 #[derive(Default)]
 struct Detail {
     generation: AtomicU32,
@@ -196,6 +213,11 @@ impl StatePool {
 
     fn detail(&self, slot: Slot) -> &Detail {
         &self.chunk(slot).details[slot.index() % CHUNK]
+    }
+
+    /// A reader that begins where `slot` is.
+    pub(crate) fn words(&self, slot: Slot) -> Words<'_> {
+        Words { pool: self, chunk: self.chunk(slot), number: slot.index() / CHUNK }
     }
 
     pub(crate) fn word(&self, slot: Slot) -> Word {

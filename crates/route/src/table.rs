@@ -215,7 +215,9 @@ impl Table {
             }
         }
         let mut view = View::default();
-        for ((region, country), members) in places {
+        for ((region, country), mut members) in places {
+            // Neighbours in the state pool are read together.
+            members.sort_unstable_by_key(|&index| self.keys[index].slot.index());
             let start = view.cells.len();
             view.cells.extend(members.into_iter().map(|index| self.cell(index)));
             view.groups.push(self.group(region, country, start..view.cells.len()));

@@ -19,6 +19,9 @@ use crate::stamp::{FileStamp, beside};
 
 /// After a notice, so that the several writes of one commit, and of a burst of commits, are one load.
 const COALESCE: Duration = Duration::from_millis(5);
+/// From one load to the next while commits follow one another. Each load keeps writers out for about a millisecond in
+/// rollback-journal mode, and the `sqlite3` tool does not wait for a lock.
+const LOAD_GAP: Duration = Duration::from_millis(10);
 /// Longest pause between two looks at a file that is being written to.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1280);
 
@@ -46,6 +49,8 @@ pub struct RoutingWatch {
     failure: Option<StoreError>,
     locked_since: Option<Instant>,
     loads: u64,
+    /// No load before this.
+    rested: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +89,7 @@ impl RoutingWatch {
             failure: None,
             locked_since: None,
             loads: 0,
+            rested: Instant::now(),
         }
     }
 
@@ -142,7 +148,7 @@ impl RoutingWatch {
                     // gives no notice. How long the flush takes nobody knows: look again after ever longer pauses.
                     self.pauses.begin(now + COALESCE);
                 }
-                Look { at: now + COALESCE, load: touch.main }
+                Look { at: (now + COALESCE).max(self.rested), load: touch.main }
             }
             Wake::Deadline => {
                 self.pauses.advance(now);
@@ -167,6 +173,7 @@ impl RoutingWatch {
         }
         self.locked_since = None;
         self.due = None;
+        self.rested = Instant::now() + LOAD_GAP;
         match read {
             Ok((loaded, digest)) => {
                 self.seen = Some(appearance);

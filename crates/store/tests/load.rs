@@ -156,7 +156,7 @@ fn an_exclusive_lock_is_waited_for_and_then_named() {
     let site = Site::new("DELETE");
     let mut holder = site.shell();
     let mut stdin = holder.stdin.take().unwrap();
-    writeln!(stdin, "BEGIN EXCLUSIVE; .print held\n.print held").unwrap();
+    writeln!(stdin, "BEGIN EXCLUSIVE;\n.shell echo held").unwrap();
     wait_for_line(&mut holder);
     let began = std::time::Instant::now();
     assert_eq!(message(&site), "DB: locked by another program for too long; end its transaction");
@@ -178,10 +178,10 @@ fn only_committed_rows_are_seen() {
     let site = Site::new("WAL");
     let mut writer = site.shell();
     let mut stdin = writer.stdin.take().unwrap();
-    writeln!(stdin, "BEGIN IMMEDIATE;\n{}\n.print written", insert("b2", "fra", "'DE'")).unwrap();
+    writeln!(stdin, "BEGIN IMMEDIATE;\n{}\n.shell echo written", insert("b2", "fra", "'DE'")).unwrap();
     wait_for_line(&mut writer);
     assert_eq!(load(&site).unwrap().backends.len(), 1);
-    writeln!(stdin, "COMMIT;\n.print done").unwrap();
+    writeln!(stdin, "COMMIT;\n.shell echo done").unwrap();
     wait_for_line(&mut writer);
     assert_eq!(load(&site).unwrap().backends.len(), 2);
     drop(stdin);
@@ -198,7 +198,7 @@ fn what_a_crashed_writer_left_is_rolled_back() {
     for n in 0..500 {
         writeln!(stdin, "{}", insert(&format!("n{n}"), "fra", "'DE'")).unwrap();
     }
-    writeln!(stdin, ".print written").unwrap();
+    writeln!(stdin, ".shell echo written").unwrap();
     wait_for_line(&mut writer);
     writer.kill().unwrap();
     writer.wait().unwrap();

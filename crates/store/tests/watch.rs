@@ -75,7 +75,7 @@ async fn a_commit_of_a_program_that_stays_is_seen() {
         let mut watch = watching(&site).await;
         let mut delays = Vec::new();
         for port in 3000..3020 {
-            writeln!(stdin, "UPDATE backends SET port = {port};\n.print done").unwrap();
+            writeln!(stdin, "UPDATE backends SET port = {port};\n.shell echo done").unwrap();
             stdout.read_line(&mut String::new()).unwrap();
             let committed = Instant::now();
             let loaded = next(&mut watch).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_burst_is_few_loads_and_the_last_word_counts() {
         writer.await.unwrap();
         let (loads, millis) = (watch.loads() - loads, began.elapsed().as_millis());
         println!("{mode}: {loads} loads for 1000 commits in {millis} ms");
-        assert!(u128::from(loads) < 20 + millis / 4, "{loads} loads in {millis} ms");
+        assert!(u128::from(loads) < 20 + millis / 10, "{loads} loads in {millis} ms");
     }
 }
 
@@ -150,7 +150,7 @@ async fn a_long_transaction_does_not_make_the_watch_spin() {
         let mut shell = site.shell();
         let (mut stdin, mut stdout) = (shell.stdin.take().unwrap(), BufReader::new(shell.stdout.take().unwrap()));
         // Small enough to stay in the writer's memory: readers are not kept out.
-        writeln!(stdin, "BEGIN IMMEDIATE;\n{}\n.print written", insert("b2", "fra", "'DE'")).unwrap();
+        writeln!(stdin, "BEGIN IMMEDIATE;\n{}\n.shell echo written", insert("b2", "fra", "'DE'")).unwrap();
         stdout.read_line(&mut String::new()).unwrap();
         let loads = watch.loads();
         nothing(&mut watch, Duration::from_millis(300)).await;
@@ -163,7 +163,7 @@ async fn a_long_transaction_does_not_make_the_watch_spin() {
         for n in 0..500 {
             writeln!(stdin, "{}", insert(&format!("n{n}"), "fra", "'DE'")).unwrap();
         }
-        writeln!(stdin, ".print written").unwrap();
+        writeln!(stdin, ".shell echo written").unwrap();
         stdout.read_line(&mut String::new()).unwrap();
         let loads = watch.loads();
         nothing(&mut watch, Duration::from_millis(500)).await;
@@ -188,13 +188,13 @@ async fn a_lock_that_stays_is_reported_once_and_ends_with_it() {
     for n in 0..500 {
         writeln!(stdin, "{}", insert(&format!("n{n}"), "fra", "'DE'")).unwrap();
     }
-    writeln!(stdin, ".print written").unwrap();
+    writeln!(stdin, ".shell echo written").unwrap();
     stdout.read_line(&mut String::new()).unwrap();
     let error = timeout(SOON * 3, watch.next()).await.unwrap().unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }));
     let loads = watch.loads();
     nothing(&mut watch, Duration::from_millis(300)).await;
-    assert!(watch.loads() < loads + 5);
+    assert!(watch.loads() < loads + 10, "{} loads", watch.loads() - loads);
     writeln!(stdin, "COMMIT;").unwrap();
     assert_eq!(next(&mut watch).await.unwrap().backends.len(), 501);
     drop(stdin);

@@ -10,6 +10,14 @@ use crate::table::{Regions, TableBuilder};
 
 const NOW: Moment = Moment::from_millis(1_000);
 
+/// SplitMix64, as callers draw their random numbers.
+fn next_random(state: u64) -> u64 {
+    let state = state.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
 /// `(id, region, country, weight, soft, hard)`
 type Row = (&'static str, &'static str, &'static str, i64, i64, i64);
 
