@@ -24,6 +24,7 @@ mod socket;
 mod statistics;
 mod summary;
 mod table;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
@@ -40,6 +41,7 @@ use crate::run_folder::{RunFolder, today};
 use crate::session::Session;
 use crate::site::Site;
 use crate::summary::{CaseSummary, Summary};
+use crate::turn::Turn;
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -144,6 +146,7 @@ fn in_namespace(common: &Common, work: impl FnOnce(&Site) -> Result<(), Failure>
     namespace::configure()?;
     let root = common.root.canonicalize().context(format!("cannot find {}", common.root.display()))?;
     let site = Site::prepare(&root, &common.edgeproxy, common.scratch.as_deref())?;
+    let _turn = Turn::take()?;
     work(&site)?;
     Ok(ExitCode::SUCCESS)
 }

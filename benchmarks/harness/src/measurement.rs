@@ -113,9 +113,9 @@ fn measure_idle(plan: &Idle, meter: &Meter, sample: &mut Sample) -> Result<(), F
     sample.metrics.insert("slab_bytes", each(slab_after, slab_before));
     sample.metrics.insert("operations", idle as f64);
     if let (Some(before), Some(after)) = (user_before, user_after) {
-        sample.metrics.insert("user_bytes", each(after.proportional, before.proportional));
+        sample.metrics.insert("user_bytes", each(after.own, before.own));
+        sample.metrics.insert("pss_bytes", each(after.proportional, before.proportional));
         sample.metrics.insert("private_bytes", each(after.private, before.private));
-        sample.metrics.insert("anonymous_bytes", each(after.anonymous, before.anonymous));
         sample.metrics.insert("fresh_kb", before.proportional as f64 / 1024.0);
     }
     Ok(())

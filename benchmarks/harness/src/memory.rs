@@ -11,8 +11,9 @@ pub(crate) struct UserMemory {
     /// Proportional set size: a page shared by two workers counts half for each.
     pub(crate) proportional: u64,
     pub(crate) private: u64,
-    /// The part of the proportional size that no file backs: heap and stacks, without program text.
-    pub(crate) anonymous: u64,
+    /// The part of the proportional size that no file backs: heap, stacks, shared memory; not program text, whose
+    /// pages come and go with what else the machine does.
+    pub(crate) own: u64,
 }
 
 impl UserMemory {
@@ -31,7 +32,7 @@ impl AddAssign for UserMemory {
     fn add_assign(&mut self, other: Self) {
         self.proportional += other.proportional;
         self.private += other.private;
-        self.anonymous += other.anonymous;
+        self.own += other.own;
     }
 }
 
@@ -45,7 +46,7 @@ fn parse_rollup(text: &str) -> UserMemory {
     UserMemory {
         proportional: kilobytes(text, "Pss:"),
         private: kilobytes(text, "Private_Clean:") + kilobytes(text, "Private_Dirty:"),
-        anonymous: kilobytes(text, "Pss_Anon:"),
+        own: kilobytes(text, "Pss_Anon:") + kilobytes(text, "Pss_Shmem:"),
     }
 }
 
@@ -61,9 +62,9 @@ mod tests {
 
     #[test]
     fn a_rollup_is_read_in_bytes() {
-        let text = "00400000-7fff r-xp 00000000 00:00 0 [rollup]\nRss: 100 kB\nPss: 40 kB\nPss_Anon: 8 kB\n\
+        let text = "00400000-7fff r-xp 00000000 00:00 0 [rollup]\nRss: 100 kB\nPss: 40 kB\nPss_Anon: 8 kB\nPss_File: 30 kB\nPss_Shmem: 2 kB\n\
                     Private_Clean: 1 kB\nPrivate_Dirty:    2 kB\n";
-        let expected = UserMemory { proportional: 40 * 1024, private: 3 * 1024, anonymous: 8 * 1024 };
+        let expected = UserMemory { proportional: 40 * 1024, private: 3 * 1024, own: 10 * 1024 };
         assert_eq!(parse_rollup(text), expected);
     }
 }

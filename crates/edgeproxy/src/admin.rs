@@ -1,45 +1,139 @@
 //! Metrics, health and the API, on one address of its own.
+//!
+//! The API keeps no table of its own: it writes to routing.db, as the command line and other programs do, and the
+//! running table follows the file. What it shows is the table that serves.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
-use edgeproxy_proxy::Phase;
+use axum::extract::DefaultBodyLimit;
+use axum::http::Uri;
+use axum::middleware;
+use edgeproxy_route::{Regions, Table};
+use edgeproxy_store::{EditError, RoutingEditor};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 use crate::running::Running;
 
+mod acceptor;
+mod backend_fields;
+mod backends;
+mod connections;
+mod cut_timer;
+mod drain;
+mod endpoints;
+mod explanation;
+mod figures;
+mod guard;
+mod health;
+mod idempotency;
+mod input;
+mod openapi;
+mod page;
+mod problem;
+mod registration;
+
+pub(crate) use figures::BackendFigures;
+
+use cut_timer::CutTimers;
+use endpoints::Endpoints;
+use idempotency::KnownAnswers;
+use problem::Problem;
+
+/// Longest request body. The largest that makes sense, a backend with all its fields, has under 1 KiB.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long an answer to a write waits for the running table to show it. It takes some 20 ms; a table that cannot be
+/// loaded must not hold the answer for ever, as the write itself is done.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
+/// What all endpoints share.
+struct Api {
+    running: Arc<Running>,
+    /// Answers to requests that carried a key, in case they are sent again.
+    answers: KnownAnswers,
+    /// Drains whose deadline is to come.
+    cut_timers: CutTimers,
+    /// One write at a time: SQLite makes a second writer poll for its turn, this makes it wait in line.
+    writing: Mutex<()>,
+}
+
 /// Serves until the process ends.
 pub(crate) async fn serve(socket: TcpListener, running: Arc<Running>) {
-    let routes = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(running);
-    if let Err(error) = axum::serve(socket, routes).await {
-        tracing::error!(%error, "the admin API ended");
-    }
+    let api = Arc::new(Api {
+        running,
+        answers: KnownAnswers::default(),
+        cut_timers: CutTimers::default(),
+        writing: Mutex::default(),
+    });
+    acceptor::serve(socket, router(api)).await;
 }
 
-async fn ready(State(running): State<Arc<Running>>) -> Response {
-    let mut reasons = Vec::new();
-    if running.pop.drain.phase() != Phase::Serving {
-        reasons.push("draining");
-    }
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+fn router(api: Arc<Api>) -> Router {
+    endpoints()
+        .into_router()
+        .fallback(|uri: Uri| async move { Problem::no_such_path(&uri) })
+        .method_not_allowed_fallback(|| async { Problem::wrong_method() })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), guard::admit))
+        .with_state(api)
 }
 
-async fn metrics(State(running): State<Arc<Running>>) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &running.registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
+/// Every endpoint there is; `openapi.json` describes the same ones, by a test.
+fn endpoints() -> Endpoints {
+    Endpoints::default()
+        .get("/healthz", health::alive)
+        .get("/health", health::alive)
+        .get("/readyz", health::ready)
+        .get("/metrics", figures::metrics)
+        .get("/api/v1/openapi.json", openapi::document)
+        .get("/api/v1/backends", backends::list)
+        .post("/api/v1/backends", backends::create)
+        .get("/api/v1/backends/{id}", backends::show)
+        .patch("/api/v1/backends/{id}", backends::change)
+        .delete("/api/v1/backends/{id}", backends::remove)
+        .post("/api/v1/backends/{id}/heartbeat", registration::heartbeat)
+        .post("/api/v1/register", registration::register)
+        .post("/api/v1/heartbeat/{id}", registration::older_heartbeat)
+        .get("/api/v1/connections", connections::list)
+        .delete("/api/v1/connections/{id}", connections::cut)
+        .get("/api/v1/explain", explanation::explain)
+        .post("/api/v1/drain", drain::drain)
+}
+
+impl Api {
+    /// Makes a change to routing.db, off the control plane's thread as it waits for the disk. It is made even when the
+    /// client goes away meanwhile.
+    async fn edit<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&RoutingEditor) -> Result<T, EditError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let _turn = self.writing.lock().await;
+        let routing = &self.running.config.routing;
+        let (path, regions) = (routing.db.clone(), Regions::with(routing.regions.iter().cloned()));
+        let done = off_thread(move || change(&RoutingEditor::open(&path)?.with_regions(regions))).await?;
+        Ok(done?)
+    }
+
+    /// Waits until the table that serves shows a change that was made to the file, so that whoever was told of the
+    /// change finds it in effect.
+    async fn follow(&self, shows: impl Fn(&Table) -> bool) {
+        let mut changes = self.running.table_changes();
+        let shown = async {
+            while !shows(&self.running.pop.table()) {
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(FOLLOW_WITHIN, shown).await.is_err() {
+            tracing::warn!("a change made through the API is in the file but not yet in the running table");
         }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// Runs what blocks or takes long on a thread of its own; checks and heartbeats go on meanwhile.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(&error))
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 mod admin;
+mod admin_client;
 mod commands;
 mod config;
 mod process;

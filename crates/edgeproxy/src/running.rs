@@ -10,6 +10,7 @@ use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use crate::admin::BackendFigures;
 use crate::config::Config;
 use crate::process::ProcessFigures;
 use crate::telemetry;
@@ -27,6 +28,8 @@ pub(crate) struct Running {
     states: Arc<StatePool>,
     /// A drain the API asked for, and within which time.
     drain_order: watch::Sender<Option<Duration>>,
+    /// Tells that another routing table serves.
+    table_changed: watch::Sender<()>,
 }
 
 impl Running {
@@ -54,10 +57,12 @@ impl Running {
             .map_err(|error| format!("cannot start the connection log: {error}"))?;
         let pop = Pop::start(config.proxy.clone(), table, Arc::new(geo), Clock::start(), metrics.clone(), log)
             .map_err(|error| error.to_string())?;
+        registry.register_collector(Box::new(BackendFigures::new(Arc::clone(&pop))));
         let checks = Checks::new(Arc::clone(&pop));
         checks.follow(&pop.table());
         let drain_order = watch::Sender::new(None);
-        let running = Arc::new(Self { config, pop, checks, registry, metrics, states, drain_order });
+        let table_changed = watch::Sender::new(());
+        let running = Arc::new(Self { config, pop, checks, registry, metrics, states, drain_order, table_changed });
         tokio::spawn(Arc::clone(&running).follow_routing(routing));
         if let Some(path) = running.config.routing.geoip.clone() {
             let geo = FileWatch::new(&path, running.config.routing.poll);
@@ -78,6 +83,7 @@ impl Running {
                 Ok(table) => {
                     self.pop.replace_table(Arc::clone(&table));
                     self.checks.follow(&table);
+                    self.table_changed.send_replace(());
                 }
                 Err(error) => {
                     self.metrics.table_failed();
@@ -102,6 +108,11 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Tells of each routing table that begins to serve from now on, its checks included.
+    pub(crate) fn table_changes(&self) -> watch::Receiver<()> {
+        self.table_changed.subscribe()
     }
 
     /// Asks this POP to drain and end.

@@ -1,5 +1,7 @@
 //! `edgeproxy check` and the configuration, through the binary.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

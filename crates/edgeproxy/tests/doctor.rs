@@ -1,5 +1,7 @@
 //! `edgeproxy doctor` on this machine, whatever it is like.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -22,7 +24,8 @@ fn json_has_a_verdict_for_every_item() {
     for item in items {
         assert!(["ok", "info", "warn", "fail"].contains(&item["verdict"].as_str().unwrap()), "{item}");
         assert!(!item["item"].as_str().unwrap().is_empty() && !item["current"].as_str().unwrap().is_empty(), "{item}");
-        assert_eq!(item["verdict"] == "warn", item["advice"].as_str().unwrap().contains(['=', '-']), "{item}");
+        let advised = !item["advice"].as_str().unwrap().is_empty();
+        assert!(item["verdict"] == "info" || advised == (item["verdict"] != "ok"), "{item}");
     }
     assert_eq!(report["ok"], true);
     assert!(report["fix_script"].as_str().unwrap().contains("LimitNOFILE=1048576"));

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeproxy_route::{Choice, ClientAddr, Exclusions, NoRoute, Place, Request, Reservation, Table};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::close::{Close, Refusal};
@@ -18,7 +19,7 @@ use crate::connection_log::Refused;
 use crate::core::Core;
 use crate::dial::{DialError, dial};
 use crate::listener::Listener;
-use crate::metrics::{ByError, ByReason, ByRegion};
+use crate::metrics::ByError;
 use crate::pop::{OpenConnection, Pop};
 use crate::proxy_header;
 use crate::random::random;
@@ -56,9 +57,7 @@ pub(crate) async fn serve(core: Arc<Core>, arrival: Arrival) {
 /// Relays until the connection ends, or idles: then it waits in the parking lot, from where it is served on.
 pub(crate) async fn serve_established(core: Arc<Core>, mut pair: Pair, connection: Established) {
     let pop = &core.pop;
-    let listener = &connection.record.listener;
-    let park_after = pop.settings.park_after;
-    let ended = relay(&mut pair, &connection.record, &listener.settings, &pop.metrics, park_after).await;
+    let ended = relay(&mut pair, &connection.record, &pop.metrics, pop.settings.park_after).await;
     connection.record.relayed_by_nobody();
     match ended {
         Ended::Closed(close) => finish(&core, pair, connection, close),
@@ -76,7 +75,7 @@ pub(crate) fn finish(core: &Core, pair: Pair, connection: Established, close: Cl
     drop(pair);
     let record = &connection.record;
     core.live.remove(record);
-    core.pop.metrics.closed.get_or_create(&ByReason { reason: close.word() }).inc();
+    core.pop.metrics.connection_closed(close);
     core.pop.log.closed(record, close);
 }
 
@@ -164,7 +163,7 @@ impl<'a> Errand<'a> {
     async fn run(&mut self, arrival: &Arrival) -> Result<Reached, Refusal> {
         self.receive_header(arrival).await?;
         self.place = self.pop.geo.load().lookup(self.client.ip());
-        let reached = self.reach().await?;
+        let reached = self.reach(&arrival.stream).await?;
         self.remember(&reached);
         Ok(reached)
     }
@@ -187,11 +186,11 @@ impl<'a> Errand<'a> {
     }
 
     /// Chooses, reserves and dials, elsewhere after each failure, until one answers or time or choice runs out.
-    async fn reach(&mut self) -> Result<Reached, Refusal> {
+    async fn reach(&mut self, client: &TcpStream) -> Result<Reached, Refusal> {
         let settings = &self.listener.settings;
         let mut dialling = Duration::ZERO;
         loop {
-            let (table, choice, slot) = self.admit().await?;
+            let (table, choice, slot) = self.admit(client).await?;
             let backend = table.backend(choice.index);
             let left = settings.connect_deadline.saturating_sub(dialling);
             let started = Instant::now();
@@ -229,7 +228,7 @@ impl<'a> Errand<'a> {
     }
 
     /// A slot on the best backend: at once, or after waiting for one where the listener has a queue.
-    async fn admit(&mut self) -> Result<(Arc<Table>, Choice, TakenSlot), Refusal> {
+    async fn admit(&mut self, client: &TcpStream) -> Result<(Arc<Table>, Choice, TakenSlot), Refusal> {
         let queue = &self.listener.queue;
         if !queue.is_busy() {
             match self.try_admit() {
@@ -251,6 +250,7 @@ impl<'a> Errand<'a> {
                 tokio::select! {
                     () = place.turn() => {}
                     () = self.pop.drain.began() => return Err(Refusal::Draining),
+                    () = gone(client) => return Err(Refusal::ClientGone),
                 }
             }
         });
@@ -309,8 +309,7 @@ impl<'a> Errand<'a> {
         let backend = Arc::clone(reached.table.backend(reached.choice.index));
         let connect_ms = reached.took.as_secs_f64() * 1000.0;
         reached.slot.connected(connect_ms);
-        let region = ByRegion { region: backend.region.clone() };
-        self.pop.metrics.backend_latency.get_or_create(&region).observe(connect_ms);
+        self.pop.metrics.backend_connected(&backend.region, connect_ms);
         let record = Record::new(Facts {
             id: self.pop.next_id(),
             listener: arrival.listener,
@@ -329,6 +328,20 @@ impl<'a> Errand<'a> {
         let progress = Progress::beginning(self.unchecked);
         let pair = Pair { client: arrival.stream, backend: reached.stream, progress };
         (pair, Established { record: Arc::new(record), _slot: reached.slot, _open: arrival.open })
+    }
+}
+
+/// Resolves when the client has reset the connection, or has finished without a word: nobody waits for an answer then.
+/// One that has sent its request and finished is still there.
+async fn gone(client: &TcpStream) {
+    let Ok(ready) = client.ready(Interest::READABLE | Interest::ERROR).await else { return };
+    if ready.is_error() {
+        return;
+    }
+    let spoke = client.peek(&mut [0]).await.is_ok_and(|bytes| bytes > 0);
+    if spoke {
+        // Either it is reset, or this never resolves.
+        let _ = client.ready(Interest::ERROR).await;
     }
 }
 
@@ -363,23 +376,5 @@ impl Drop for TakenSlot {
     fn drop(&mut self) {
         drop(self.reservation.take());
         self.pop.slot_came_free();
-    }
-}
-
-impl Established {
-    /// Until when it may idle, and what it means if it does.
-    pub(crate) fn deadline(&self, progress: &Progress) -> Option<(tokio::time::Instant, Close)> {
-        let settings = &self.record.listener.settings;
-        let now = tokio::time::Instant::now();
-        let half_closed = progress.client_done || progress.backend_done;
-        let idle = settings.idle_timeout.map(|timeout| (now + timeout, Close::IdleTimeout));
-        let half = settings
-            .half_close_timeout
-            .filter(|_| half_closed)
-            .map(|timeout| (now + timeout, Close::HalfCloseTimeout));
-        let lifetime = settings.max_lifetime.map(|lifetime| {
-            (tokio::time::Instant::from_std(self.record.started) + lifetime, Close::MaxLifetime)
-        });
-        [idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }

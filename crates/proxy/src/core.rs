@@ -83,7 +83,7 @@ impl Core {
     /// Leaves an idle connection in the lot.
     pub(crate) fn park(self: Arc<Self>, pair: Pair, connection: Established) {
         let record = Arc::clone(&connection.record);
-        let deadline = connection.deadline(&pair.progress);
+        let deadline = pair.progress.deadline(&record);
         match self.lot.park(pair, connection, deadline) {
             Ok(None) => {
                 self.pop.metrics.parked.inc();

@@ -1,7 +1,10 @@
 //! The data path's metrics: registered once, then only atomics are touched.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
+use arc_swap::ArcSwap;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -9,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::close::Close;
 use crate::metric_names as names;
 
 /// Upper bounds in ms: from a connect on the same host to one that ran into its timeout.
@@ -60,10 +64,12 @@ pub struct Metrics {
     pub(crate) connections: Family<ByListener, Counter>,
     pub(crate) current: Family<ByListener, Gauge>,
     pub(crate) parked: Gauge,
-    pub(crate) backend_latency: LatencyFamily,
+    backend_latency: LatencyFamily,
+    /// The same, found by a region's name without building a label.
+    latency_by_region: Arc<ArcSwap<HashMap<String, Histogram>>>,
     pub(crate) ejections: Counter,
     pub(crate) refused: Family<Refused, Counter>,
-    pub(crate) closed: Family<ByReason, Counter>,
+    closed: [Counter; Close::ALL.len()],
     pub(crate) connect_failures: Family<ByError, Counter>,
     pub(crate) retries: Counter,
     pub(crate) bytes_in: Counter,
@@ -87,14 +93,16 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let latency: fn() -> Histogram = || Histogram::new(LATENCY_BUCKETS_MS);
         let bytes = Family::<ByDirection, Counter>::default();
+        let closed = Family::<ByReason, Counter>::default();
         let metrics = Self {
             connections: Family::default(),
             current: Family::default(),
             parked: Gauge::default(),
             backend_latency: LatencyFamily::new_with_constructor(latency),
+            latency_by_region: Arc::default(),
             ejections: Counter::default(),
             refused: Family::default(),
-            closed: Family::default(),
+            closed: Close::ALL.map(|close| closed.get_or_create_owned(&ByReason { reason: close.word() })),
             connect_failures: Family::default(),
             retries: Counter::default(),
             bytes_in: bytes.get_or_create_owned(&ByDirection { direction: "in" }),
@@ -118,7 +126,7 @@ impl Metrics {
         registry.register(names::BACKEND_LATENCY_MS, "Time to connect to a backend, in ms", m.backend_latency);
         registry.register(names::EJECTIONS, "Times a backend was ejected after failed connects", m.ejections);
         registry.register(names::REFUSED, "Clients turned away", m.refused);
-        registry.register(names::CLOSED, "Connections that ended", m.closed);
+        registry.register(names::CLOSED, "Connections that ended", closed);
         registry.register(names::CONNECT_FAILURES, "Connects to a backend that failed", m.connect_failures);
         registry.register(names::RETRIES, "Connects made again on another backend", m.retries);
         registry.register(names::BYTES, "Bytes relayed from (in) and to (out) clients", bytes);
@@ -134,6 +142,25 @@ impl Metrics {
         registry.register(names::GEO_RELOADS, "Reloads of the geo table", m.geo_reloads);
         registry.register(names::READY, "1 while this POP is ready for clients", m.ready);
         metrics
+    }
+
+    pub(crate) fn connection_closed(&self, close: Close) {
+        self.closed[close as usize - 1].inc();
+    }
+
+    pub(crate) fn backend_connected(&self, region: &str, millis: f64) {
+        if let Some(histogram) = self.latency_by_region.load().get(region) {
+            return histogram.observe(millis);
+        }
+        // The first connect to a region since it came into the table.
+        let label = ByRegion { region: region.to_owned() };
+        let histogram = self.backend_latency.get_or_create_owned(&label);
+        histogram.observe(millis);
+        self.latency_by_region.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.insert(region.to_owned(), histogram.clone());
+            known
+        });
     }
 
     /// A routing table was loaded and now serves.

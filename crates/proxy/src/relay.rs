@@ -26,11 +26,7 @@ use tokio::time::{Instant, Sleep};
 use crate::close::Close;
 use crate::metrics::Metrics;
 use crate::record::Record;
-use crate::settings::ListenerSettings;
 use direction::{Broken, Direction, Side};
-
-/// How often a busy relay looks at its clock.
-const LONGEST_TICK: Duration = Duration::from_secs(10);
 
 /// Two connected sockets and how far each direction has got.
 pub(crate) struct Pair {
@@ -40,7 +36,7 @@ pub(crate) struct Pair {
 }
 
 /// What survives of a relay while it is parked.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Progress {
     /// The client has finished sending, and the backend was told.
     pub(crate) client_done: bool,
@@ -50,6 +46,8 @@ pub(crate) struct Progress {
     first_done: Option<Close>,
     /// The client's first bytes have yet to be checked for a PROXY header it is not trusted to send.
     pub(crate) unchecked: bool,
+    /// When the last byte moved, or a side finished.
+    pub(crate) last_moved: Instant,
     /// Keepalive and user timeout are set.
     guarded: bool,
     /// Bytes in and out that the metrics have been told of.
@@ -59,7 +57,30 @@ pub(crate) struct Progress {
 impl Progress {
     /// Nothing moved yet.
     pub(crate) fn beginning(unchecked: bool) -> Self {
-        Self { unchecked, ..Self::default() }
+        Self {
+            client_done: false,
+            backend_done: false,
+            first_done: None,
+            unchecked,
+            last_moved: Instant::now(),
+            guarded: false,
+            reported: (0, 0),
+        }
+    }
+
+    /// When the connection must end if nothing moves until then, and what that means.
+    pub(crate) fn deadline(&self, record: &Record) -> Option<(Instant, Close)> {
+        let settings = &record.listener.settings;
+        let half_closed = self.client_done || self.backend_done;
+        let idle = settings.idle_timeout.map(|timeout| (self.last_moved + timeout, Close::IdleTimeout));
+        let half = settings
+            .half_close_timeout
+            .filter(|_| half_closed)
+            .map(|timeout| (self.last_moved + timeout, Close::HalfCloseTimeout));
+        let lifetime = settings
+            .max_lifetime
+            .map(|lifetime| (Instant::from_std(record.started) + lifetime, Close::MaxLifetime));
+        [idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 
@@ -75,27 +96,17 @@ pub(crate) enum Ended {
 }
 
 /// Relays until the connection ends or idles for `idle_after`.
-pub(crate) async fn relay(
-    pair: &mut Pair,
-    record: &Record,
-    settings: &ListenerSettings,
-    metrics: &Metrics,
-    idle_after: Duration,
-) -> Ended {
-    let lifetime_end = settings.max_lifetime.map(|lifetime| Instant::from_std(record.started) + lifetime);
+pub(crate) async fn relay(pair: &mut Pair, record: &Record, metrics: &Metrics, idle_after: Duration) -> Ended {
     let mut relay = Relay {
         inbound: Direction::new(pair.progress.client_done, pair.progress.unchecked),
         outbound: Direction::new(pair.progress.backend_done, false),
         pair,
         record,
-        settings,
         metrics,
         idle_after,
-        lifetime_end,
-        moved_at_tick: None,
-        known_to_record: false,
+        begun: false,
     };
-    let mut tick = std::pin::pin!(tokio::time::sleep_until(relay.next_tick(Instant::now())));
+    let mut tick = std::pin::pin!(tokio::time::sleep(idle_after));
     let ended = poll_fn(|cx| relay.poll(cx, tick.as_mut())).await;
     relay.report();
     ended
@@ -106,29 +117,28 @@ struct Relay<'a> {
     inbound: Direction,
     outbound: Direction,
     record: &'a Record,
-    settings: &'a ListenerSettings,
     metrics: &'a Metrics,
     idle_after: Duration,
-    lifetime_end: Option<Instant>,
-    /// Bytes moved both ways when the clock was last looked at.
-    moved_at_tick: Option<u64>,
-    known_to_record: bool,
+    begun: bool,
 }
 
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<Ended> {
-        if !self.known_to_record {
+        if !self.begun {
+            self.begun = true;
             self.record.relayed_by(cx.waker());
-            self.known_to_record = true;
+            if let Some(close) = self.broken_after_finishing() {
+                return Poll::Ready(Ended::Closed(close));
+            }
+            tick.as_mut().reset(self.next_tick(Instant::now()));
         }
         if let Some(close) = self.record.ordered() {
             return Poll::Ready(Ended::Closed(close));
         }
-        match self.poll_directions(cx) {
-            Poll::Ready(ended) => return Poll::Ready(ended),
-            Poll::Pending => {}
+        if let Poll::Ready(ended) = self.poll_directions(cx) {
+            return Poll::Ready(ended);
         }
-        while tick.as_mut().poll_tick(cx) {
+        while tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             if let Some(ended) = self.tick(now) {
                 return Poll::Ready(ended);
@@ -140,16 +150,20 @@ impl Relay<'_> {
 
     fn poll_directions(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let Pair { client, backend, progress } = &mut *self.pair;
+        let mut moved = 0;
         if !progress.client_done {
-            let polled = self.inbound.poll(cx, client, backend);
+            let polled = self.inbound.poll(cx, client, backend, progress.backend_done);
             if self.inbound.is_untrusted_header() {
                 return Poll::Ready(Ended::UntrustedHeader);
             }
             progress.unchecked = self.inbound.is_unchecked();
-            self.record.bytes_in.fetch_add(self.inbound.take_moved(), Relaxed);
+            let bytes = self.inbound.take_moved();
+            self.record.bytes_in.fetch_add(bytes, Relaxed);
+            moved += bytes;
             match polled {
                 Poll::Ready(Ok(())) => {
                     progress.client_done = true;
+                    progress.last_moved = Instant::now();
                     progress.first_done.get_or_insert(Close::Client);
                 }
                 Poll::Ready(Err(broken)) => return Poll::Ready(Ended::Closed(why(&broken, Side::Source))),
@@ -157,16 +171,22 @@ impl Relay<'_> {
             }
         }
         if !progress.backend_done {
-            let polled = self.outbound.poll(cx, backend, client);
-            self.record.bytes_out.fetch_add(self.outbound.take_moved(), Relaxed);
+            let polled = self.outbound.poll(cx, backend, client, progress.client_done);
+            let bytes = self.outbound.take_moved();
+            self.record.bytes_out.fetch_add(bytes, Relaxed);
+            moved += bytes;
             match polled {
                 Poll::Ready(Ok(())) => {
                     progress.backend_done = true;
+                    progress.last_moved = Instant::now();
                     progress.first_done.get_or_insert(Close::Backend);
                 }
                 Poll::Ready(Err(broken)) => return Poll::Ready(Ended::Closed(why(&broken, Side::Destination))),
                 Poll::Pending => {}
             }
+        }
+        if moved > 0 {
+            progress.last_moved = Instant::now();
         }
         match progress.first_done {
             Some(first) if progress.client_done && progress.backend_done => Poll::Ready(Ended::Closed(first)),
@@ -174,32 +194,51 @@ impl Relay<'_> {
         }
     }
 
-    /// The clock was looked at: is the connection too old, or has it idled since the last look?
+    /// The clock was looked at: is the connection overdue, or has it idled?
     fn tick(&mut self, now: Instant) -> Option<Ended> {
-        if self.lifetime_end.is_some_and(|end| now >= end) {
-            return Some(Ended::Closed(Close::MaxLifetime));
+        if let Some((at, close)) = self.pair.progress.deadline(self.record)
+            && now >= at
+        {
+            return Some(Ended::Closed(close));
         }
         self.guard();
-        let (bytes_in, bytes_out) = self.report();
-        let moved = bytes_in + bytes_out;
-        let idled = self.moved_at_tick.replace(moved) == Some(moved);
-        // What a slow receiver has yet to take is not idleness; the user timeout watches over that.
-        (idled && !self.inbound.holds_bytes() && !self.outbound.holds_bytes()).then_some(Ended::Idle)
+        self.report();
+        if let Some(close) = self.broken_after_finishing() {
+            return Some(Ended::Closed(close));
+        }
+        (self.may_park() && now >= self.pair.progress.last_moved + self.idle_after).then_some(Ended::Idle)
+    }
+
+    /// What a slow receiver has yet to take would have to be parked as well; it stays here instead.
+    fn may_park(&self) -> bool {
+        !self.inbound.holds_bytes() && !self.outbound.holds_bytes()
+    }
+
+    fn next_tick(&self, now: Instant) -> Instant {
+        let idle = self.pair.progress.last_moved + self.idle_after;
+        // A relay that may not park looks again later rather than at once.
+        let tick = if idle > now { idle } else { now + self.idle_after };
+        self.pair.progress.deadline(self.record).map_or(tick, |(at, _)| tick.min(at))
+    }
+
+    /// A side that has finished sending is not read any more, so a reset of it shows only here: at every tick, and when
+    /// the parking lot saw an error.
+    fn broken_after_finishing(&self) -> Option<Close> {
+        let Pair { client, backend, progress } = &*self.pair;
+        let broken = |stream: &TcpStream| stream.take_error().ok().flatten().is_some();
+        if progress.client_done && broken(client) {
+            return Some(Close::ClientReset);
+        }
+        (progress.backend_done && broken(backend)).then_some(Close::BackendReset)
     }
 
     /// Tells the metrics what was moved since they were last told: often enough for a graph, not once a segment.
-    fn report(&mut self) -> (u64, u64) {
+    fn report(&mut self) {
         let (bytes_in, bytes_out) = self.record.bytes();
         let told = std::mem::replace(&mut self.pair.progress.reported, (bytes_in, bytes_out));
         self.metrics.bytes_in.inc_by(bytes_in - told.0);
         self.metrics.bytes_out.inc_by(bytes_out - told.1);
         self.metrics.spliced_bytes.inc_by(self.inbound.take_spliced() + self.outbound.take_spliced());
-        (bytes_in, bytes_out)
-    }
-
-    fn next_tick(&self, now: Instant) -> Instant {
-        let tick = now + (self.idle_after / 2).min(LONGEST_TICK);
-        self.lifetime_end.map_or(tick, |end| tick.min(end))
     }
 
     /// Sets what only matters to connections that last: it would cost a short one six system calls.
@@ -208,27 +247,19 @@ impl Relay<'_> {
             return;
         }
         self.pair.progress.guarded = true;
+        let settings = &self.record.listener.settings;
         for stream in [&self.pair.client, &self.pair.backend] {
             let socket = SockRef::from(stream);
             // A socket that has just been reset refuses its options; its relay is about to see that.
-            if let Some(idle) = self.settings.keepalive {
+            if let Some(idle) = settings.keepalive {
                 let probes =
                     socket2::TcpKeepalive::new().with_time(idle).with_interval(Duration::from_secs(10)).with_retries(6);
                 let _ = socket.set_tcp_keepalive(&probes);
             }
-            let _ = socket.set_tcp_user_timeout(self.settings.user_timeout);
+            if settings.user_timeout.is_some() {
+                let _ = socket.set_tcp_user_timeout(settings.user_timeout);
+            }
         }
-    }
-}
-
-trait PollTick {
-    /// Whether the deadline has passed.
-    fn poll_tick(self, cx: &mut Context<'_>) -> bool;
-}
-
-impl PollTick for Pin<&mut Sleep> {
-    fn poll_tick(self, cx: &mut Context<'_>) -> bool {
-        self.poll(cx).is_ready()
     }
 }
 

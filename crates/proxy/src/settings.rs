@@ -70,7 +70,8 @@ pub struct ListenerSettings {
     /// Idle time before the first of six keepalive probes, 10 s apart; `None`: no probes. Default 60 s.
     pub keepalive: Option<Duration>,
     /// How long sent bytes may stay unacknowledged before the connection is given up; `None`: the system's answer,
-    /// about 15 min. Default 60 s.
+    /// about 15 min. Default none: Linux also counts the time for which a receiver that answers every probe just does
+    /// not read, so a pager left open over lunch would be cut.
     pub user_timeout: Option<Duration>,
 }
 
@@ -150,7 +151,7 @@ impl ListenerSettings {
             half_close_timeout: Some(Duration::from_secs(3600)),
             max_lifetime: None,
             keepalive: Some(Duration::from_secs(60)),
-            user_timeout: Some(Duration::from_secs(60)),
+            user_timeout: None,
         }
     }
 }

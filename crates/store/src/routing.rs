@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use edgeproxy_route::{Backend, BackendError, RawBackend};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{Access, access};
 
 use crate::error::StoreError;
 use crate::row;
@@ -49,20 +50,27 @@ impl RoutingDb {
     }
 
     pub(crate) fn open_within(path: &Path, patience: Duration) -> Result<Self, StoreError> {
-        let is_file = fs::metadata(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::Missing { path: path.display().to_string() },
-            _ => StoreError::Unreadable { path: path.display().to_string(), reason: error.to_string() },
-        })?;
-        if !is_file.is_file() {
-            let reason = "it is not a regular file".to_owned();
-            return Err(StoreError::Unreadable { path: path.display().to_string(), reason });
-        }
-        match Self::with_locks(path, patience) {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && !has_wal(path) => {
-                Self::without_locks(path).map_err(StoreError::at(path))
+        let unreadable = |reason: String| StoreError::Unreadable { path: path.display().to_string(), reason };
+        match fs::metadata(path) {
+            Ok(meta) if meta.is_file() => {}
+            Ok(_) => return Err(unreadable("it is not a regular file".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing { path: path.display().to_string() });
             }
-            opened => opened.map_err(StoreError::at(path)),
+            Err(error) => return Err(unreadable(error.to_string())),
         }
+        // SQLite would only say that it cannot.
+        access(path, Access::READ_OK).map_err(|error| unreadable(io::Error::from(error).to_string()))?;
+        Self::with_locks(path, patience).or_else(|error| {
+            let is_refused = matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly));
+            if is_refused && !has_wal(path) {
+                Self::without_locks(path).map_err(StoreError::at(path))
+            } else if is_refused {
+                Err(unreadable(error.to_string()))
+            } else {
+                Err(StoreError::at(path)(error))
+            }
+        })
     }
 
     /// Opened for writing where allowed, so that SQLite can roll back what a crashed writer left, and takes its `-wal`

@@ -5,9 +5,9 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
-use edgeproxy_store::{Loaded, RoutingDb, StoreError};
+use edgeproxy_store::{EditError, Loaded, RoutingDb, RoutingEditor, StoreError};
 use support::{Site, WITH_COUNTRY, WITHOUT_COUNTRY, insert};
 
 fn load(site: &Site) -> Result<Loaded, StoreError> {
@@ -223,4 +223,39 @@ fn views_links_and_odd_names_are_read_too() {
     fs::rename(site.db(), &odd).unwrap();
     symlink(&odd, site.db()).unwrap();
     assert_eq!(load(&site).unwrap(), loaded);
+}
+
+/// A table that others own, in a directory of theirs, is read without a word to it.
+#[test]
+fn reading_is_enough_to_read() {
+    for mode in ["DELETE", "WAL"] {
+        let site = Site::new(mode);
+        let directory = site.db().parent().unwrap().to_owned();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o555)).unwrap();
+        let db = site.db();
+        let (loaded, edited) = as_nobody(move || {
+            let edited = RoutingEditor::open(&db).unwrap().remove(&["b1"]);
+            (RoutingDb::open(&db).and_then(|db| db.load()), edited)
+        });
+        assert_eq!(loaded.unwrap().backends.len(), 1, "{mode}");
+        assert!(matches!(edited, Err(EditError::Store(StoreError::Unwritable { .. }))), "{edited:?}");
+
+        fs::set_permissions(site.db(), fs::Permissions::from_mode(0o000)).unwrap();
+        let db = site.db();
+        let loaded = as_nobody(move || RoutingDb::open(&db).and_then(|db| db.load()));
+        let message = loaded.unwrap_err().to_string();
+        assert!(message.contains("routing.db: cannot be read: Permission denied"), "{message}");
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+/// Runs `work` in a thread without the rights of root, which no permission binds.
+fn as_nobody<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(move || {
+        if rustix::process::getuid().is_root() {
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+        }
+        work()
+    });
+    thread.join().unwrap()
 }

@@ -1,1 +1,30 @@
-//! TBD
+//! The world on one machine: backends, clients from every country, and a POP between them, all on loopback.
+//!
+//! `edgeproxy demo` shows it and the end-to-end tests use it. Everything here is real (sockets, files, the binary
+//! itself); only the distances are missing, and clients claim their addresses by the PROXY protocol.
+//!
+//! A [`Site`] is the place of one POP: a directory with its routing table. [`Backend`]s are put into the table,
+//! [`Site::start`] runs a [`Pop`] there, [`Client`]s connect to it.
+
+mod backend;
+mod census;
+mod client;
+mod deadline;
+mod http;
+mod lines;
+mod pattern;
+mod pop;
+mod scratch;
+mod site;
+mod ten;
+
+pub use backend::{Backend, Behaviour};
+pub use census::Census;
+pub use client::{Client, Ending, Header};
+pub use deadline::{LONG, eventually, within};
+pub use lines::Lines;
+pub use pattern::{Pattern, read_pattern, write_pattern};
+pub use pop::{Pop, PopPlan};
+pub use scratch::Scratch;
+pub use site::{Site, row};
+pub use ten::{Place, TEN_REGIONS};

@@ -199,7 +199,7 @@ pub(super) static KEYS: &[Key] = &[
     key("listener", "half_close_timeout", lasting_or("never", ms(10), YEAR), Value("1h"), "The same once one side has finished sending."),
     key("listener", "max_lifetime", lasting_or("never", ms(10), YEAR), Value("0s"), "Close a connection at this age."),
     key("listener", "keepalive", lasting_or("no probes", SECOND, Duration::from_secs(9 * 3600)), Value("1m"), "Idle time before the first of six keepalive probes, 10 s apart."),
-    key("listener", "user_timeout", lasting_or("the system's answer, about 15 min", ms(100), DAY), Value("1m"), "How long sent bytes may stay unacknowledged before the connection is given up."),
+    key("listener", "user_timeout", lasting_or("the system's answer, about 15 min", ms(100), DAY), Value("0s"), "How long sent bytes may stay unacknowledged before the connection is given up. Linux also counts the time for which a receiver that answers every probe just does not read."),
 
     key("check", "app", Kind::Name, Unset("every app that no other check names"), "For this app only."),
     key("check", "kind", Kind::Word(&["tcp", "http", "tls", "exchange", "none"]), Value("tcp"),

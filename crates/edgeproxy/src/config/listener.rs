@@ -1,7 +1,7 @@
 //! Sections `listener` and `check`: how clients come in, and how backends are checked.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use edgeproxy_proxy::{CheckKind, CheckSettings, ListenerSettings, WhenAllDown};
 use edgeproxy_route::{CheckPace, Policy};
@@ -15,29 +15,24 @@ pub(super) fn read_listeners(reader: &mut Reader<'_>) -> Vec<ListenerSettings> {
     if tables > 1 {
         reader.refuse_outside("listener");
     }
-    let mut taken = BTreeMap::new();
-    let mut read = |index| {
+    let mut listeners: Vec<ListenerSettings> = Vec::new();
+    for index in 0..tables.max(1) {
         let mut section = reader.nth("listener", index);
         let listener = read_listener(&mut section);
-        if let Some(other) = place(listener.bind).and_then(|place| taken.insert(place, index)) {
-            section.complain("bind", format!("{} is the address of listener[{other}] as well", listener.bind));
+        if let Some(other) = listeners.iter().position(|other| overlap(other.bind, listener.bind)) {
+            let message =
+                format!("{} is taken by listener[{other}], which binds {}", listener.bind, listeners[other].bind);
+            section.complain("bind", message);
         }
-        listener
-    };
-    (0..tables.max(1)).map(&mut read).collect()
+        listeners.push(listener);
+    }
+    listeners
 }
 
-/// Whether a socket that shares its port with nobody cannot be bound beside a listener.
-pub(super) fn overlap(listener: SocketAddr, other: SocketAddr) -> bool {
-    let wildcard = listener.ip().is_unspecified() || other.ip().is_unspecified();
-    place(listener).zip(place(other)).is_some_and(|(a, b)| a == b || (wildcard && a.1 == b.1))
-}
-
-/// What two listeners cannot share. `[::]` takes IPv4 as well; port 0 is another port each time; and beside a wildcard
-/// address a listener may have one of its own, which wins for its clients.
-fn place(bind: SocketAddr) -> Option<(IpAddr, u16)> {
-    let ip = if bind.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { bind.ip().to_canonical() };
-    (bind.port() != 0).then_some((ip, bind.port()))
+/// Whether two addresses cannot be bound beside each other. Port 0 is another port each time; `[::]` takes IPv4 as well.
+pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (wildcard || a.ip().to_canonical() == b.ip().to_canonical())
 }
 
 fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
@@ -88,10 +83,7 @@ fn when_all_down(word: &str) -> Option<WhenAllDown> {
 
 /// Every check; one `tcp` check for all apps when the file has none.
 pub(super) fn read_checks(reader: &mut Reader<'_>) -> Vec<CheckSettings> {
-    let tables = reader.count("check");
-    if tables == 0 {
-        return vec![CheckSettings::default()];
-    }
+    let tables = reader.count("check").max(1);
     let mut seen = BTreeMap::new();
     let mut read = |index| {
         let mut section = reader.nth("check", index);
@@ -134,7 +126,7 @@ fn read_check(section: &mut Section<'_, '_>) -> CheckSettings {
     let (path, host, statuses) = (section.text("path"), section.text("host"), section.statuses("statuses"));
     let server_name = section.text("server_name");
     let (send, expect) = (section.bytes("send"), section.bytes("expect"));
-    if matches!(word, CheckWord::Exchange) && expect.is_empty() && section.origin("expect") != Origin::Default {
+    if expect.as_ref().is_some_and(Vec::is_empty) {
         section.complain("expect", "is empty; a check that expects nothing is kind = \"tcp\"".to_owned());
     }
     let kind = match word {
@@ -143,7 +135,9 @@ fn read_check(section: &mut Section<'_, '_>) -> CheckSettings {
             CheckKind::Http { path: path.unwrap_or_default(), host, statuses: statuses.unwrap_or(200..=399) }
         }
         CheckWord::Tls => CheckKind::Tls { server_name },
-        CheckWord::Exchange => CheckKind::Exchange { send, expect },
+        CheckWord::Exchange => {
+            CheckKind::Exchange { send: send.unwrap_or_default(), expect: expect.unwrap_or_default() }
+        }
         CheckWord::None => CheckKind::None,
     };
     CheckSettings { app, kind, pace, timeout, port }

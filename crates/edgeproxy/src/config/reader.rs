@@ -145,8 +145,8 @@ impl<'a> Section<'_, 'a> {
         self.get(name, value::statuses)
     }
 
-    pub(super) fn bytes(&mut self, name: &str) -> Vec<u8> {
-        self.get(name, value::bytes).unwrap_or_default()
+    pub(super) fn bytes(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.get(name, value::bytes)
     }
 
     /// A path as it is meant: the file's are relative to the file's folder, others to the working directory.

@@ -43,7 +43,7 @@ pub(super) async fn probe(check: &CheckSettings, backend: BackendAddr) -> Result
         let connect = started.elapsed();
         stream.set_nodelay(true)?;
         match &check.kind {
-            CheckKind::None | CheckKind::Tcp => reset(&stream)?,
+            CheckKind::None | CheckKind::Tcp => {}
             CheckKind::Http { path, host, statuses } => {
                 let status = http_status(stream, path, host.as_deref(), addr).await?;
                 if !statuses.contains(&status) {
@@ -56,12 +56,6 @@ pub(super) async fn probe(check: &CheckSettings, backend: BackendAddr) -> Result
         Ok(connect)
     });
     checked.await.unwrap_or(Err(ProbeError::Timeout(check.timeout)))
-}
-
-/// A check that only connects leaves by a reset: no TIME_WAIT here, and a backend that has not accepted yet never sees
-/// it.
-fn reset(stream: &TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
 async fn http_status(

@@ -93,18 +93,22 @@ impl Direction {
     }
 
     /// Moves what can be moved. Ready when the source has finished and the destination was told.
+    ///
+    /// With `last`, the other direction has ended already: both sockets are about to be closed, which tells the
+    /// destination by itself.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut TcpStream,
         destination: &mut TcpStream,
+        last: bool,
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..ROUNDS {
             if !self.is_unchecked() {
                 ready!(self.poll_flush(cx, destination)).map_err(|error| Broken { side: Side::Destination, error })?;
             }
             if self.finished {
-                return Poll::Ready(half_close(destination));
+                return Poll::Ready(if last { Ok(()) } else { half_close(destination) });
             }
             ready!(if self.bulk { self.poll_fill_pipe(cx, source) } else { self.poll_copy(cx, source, destination) })?;
             if self.is_untrusted_header() {

@@ -12,11 +12,11 @@ pub(crate) const WITH_COUNTRY: &str = "CREATE TABLE backends (id TEXT PRIMARY KE
 pub(crate) const WITHOUT_COUNTRY: &str = "CREATE TABLE backends (id TEXT PRIMARY KEY, app TEXT, region TEXT, wg_ip TEXT, \
      port INTEGER, healthy INTEGER, weight INTEGER, soft_limit INTEGER, hard_limit INTEGER, deleted INTEGER);";
 
-#[allow(dead_code, reason = "each test file is a program of its own and uses its part")]
 pub(crate) struct Site {
     dir: TempDir,
 }
 
+#[allow(dead_code, reason = "each test file is a program of its own and uses its part")]
 impl Site {
     /// An empty directory.
     pub(crate) fn empty() -> Self {

@@ -180,3 +180,18 @@ fn defaults_keep_their_own_rules() {
         }
     }
 }
+
+#[test]
+fn no_text_ends_the_program() {
+    let setup = Setup::file("");
+    for at in 0..EVERYTHING.len() {
+        for other in ["", "[", "\"", "\n", "\\", "ü", "9"] {
+            let text = format!("{}{other}{}", &EVERYTHING[..at], &EVERYTHING[at + 1..]);
+            setup.write("edgeproxy.toml", text, 0o600);
+            // Good or bad, it is an answer.
+            let _ = setup.load();
+        }
+        setup.write("edgeproxy.toml", &EVERYTHING[..at], 0o600);
+        let _ = setup.load();
+    }
+}

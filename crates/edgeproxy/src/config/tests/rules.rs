@@ -175,13 +175,17 @@ const RULES: &[(&str, &[&str])] = &[
     // Settings that contradict each other.
     (
         "[[listener]]\nbind = \"127.0.0.1:80\"\n[[listener]]\nbind = \"127.0.0.1:80\"",
-        &["edgeproxy.toml:4: listener[1].bind: 127.0.0.1:80 is the address of listener[0] as well"],
+        &["edgeproxy.toml:4: listener[1].bind: 127.0.0.1:80 is taken by listener[0], which binds 127.0.0.1:80"],
     ),
     (
         "[[listener]]\n[[listener]]\nbind = \"[::]:8080\"",
-        &["edgeproxy.toml:3: listener[1].bind: [::]:8080 is the address of listener[0] as well"],
+        &["edgeproxy.toml:3: listener[1].bind: [::]:8080 is taken by listener[0], which binds 0.0.0.0:8080"],
     ),
-    ("[[listener]]\nbind = \"0.0.0.0:80\"\n[[listener]]\nbind = \"127.0.0.1:80\"", &[]),
+    ("[[listener]]\nbind = \"0.0.0.0:80\"\n[[listener]]\nbind = \"127.0.0.1:80\"",
+        &["edgeproxy.toml:4: listener[1].bind: 127.0.0.1:80 is taken by listener[0], which binds 0.0.0.0:80"]),
+    ("[[listener]]\nbind = \"127.0.0.1:80\"\n[[listener]]\nbind = \"127.0.0.2:80\"", &[]),
+    ("[[listener]]\nbind = \"127.0.0.1:80\"\n[[listener]]\nbind = \"[::ffff:127.0.0.1]:80\"",
+        &["edgeproxy.toml:4: listener[1].bind: [::ffff:127.0.0.1]:80 is taken by listener[0], which binds 127.0.0.1:80"]),
     ("[[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"", &[]),
     (
         "[admin]\nlisten = \"127.0.0.1:8080\"",

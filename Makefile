@@ -1,0 +1,56 @@
+# The one entry for every habit; CI calls the same targets.
+#
+#   make demo    see the product: ten regions on this machine, no root needed once the packages are there
+#   make test    everything CI checks
+#   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
+
+CARGO ?= cargo
+# Debian packages the tests need beside Rust and gcc.
+PACKAGES := sqlite3 openssl procps
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: demo test lint unit fuzz-replay deny bench bench-route release packages docs clean
+
+demo: release
+	target/release/edgeproxy demo
+
+release:
+	$(CARGO) build --release --locked -p edgeproxy
+
+test: packages lint unit fuzz-replay deny
+
+packages:
+	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing$$missing"; \
+		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+unit:
+	$(CARGO) test --workspace --locked
+
+# Every input the fuzzers have kept, through every target: no nightly compiler needed.
+fuzz-replay:
+	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml
+
+# Licences, advisories and duplicate versions. Needs cargo-deny; built once.
+deny:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --offline check bans licenses sources
+
+bench: release
+	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- run --edgeproxy target/release/edgeproxy
+
+bench-route:
+	$(CARGO) bench --locked -p edgeproxy-route
+
+# Reference pages that are made from the code.
+docs: release
+	target/release/edgeproxy check --reference > docs/config.md
+
+clean:
+	$(CARGO) clean

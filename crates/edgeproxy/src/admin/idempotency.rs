@@ -1,0 +1,211 @@
+//! `Idempotency-Key`: a request that is sent again, because its answer was lost, is answered again and not done again.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, StatusCode, response};
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+
+/// Answers remembered; the oldest leave first. An answer has about half a KiB.
+const MAX_ANSWERS: usize = 10_000;
+/// How long an answer is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Longest key, in bytes.
+const MAX_KEY_BYTES: usize = 255;
+const HEADER: &str = "idempotency-key";
+
+/// The request's key, if it has one.
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(HEADER) else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=MAX_KEY_BYTES).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Some(key.to_owned()))
+        }
+        _ => {
+            let rule = format!("is not 1 to {MAX_KEY_BYTES} visible ASCII characters");
+            Err(Problem::field("Idempotency-Key", rule))
+        }
+    }
+}
+
+/// Answers to requests with a key. Kept in memory: a restart forgets them, and then ids that exist answer for
+/// themselves.
+#[derive(Default)]
+pub(super) struct KnownAnswers {
+    book: Arc<Mutex<Book>>,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Book {
+    entries: HashMap<String, Entry>,
+    /// Oldest first; one whose serial number is not that of its entry is out of date.
+    order: VecDeque<(Instant, u64, String)>,
+    next_serial: u64,
+}
+
+struct Entry {
+    serial: u64,
+    /// Digest of the body.
+    digest: u64,
+    /// `None`: the request is being done.
+    answer: Option<Answer>,
+}
+
+/// A response that can be given several times.
+#[derive(Clone)]
+pub(super) struct Answer {
+    head: response::Parts,
+    body: Bytes,
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        Response::from_parts(self.head, Body::from(self.body))
+    }
+}
+
+/// What is known of a key.
+pub(super) enum Claim {
+    /// The request was done.
+    Answered(Answer),
+    /// It is the caller's to do.
+    Open(Ticket),
+}
+
+/// The right to do a request. Dropped without an answer, it lets the next one try.
+pub(super) struct Ticket {
+    book: Arc<Mutex<Book>>,
+    key: String,
+    serial: u64,
+}
+
+impl KnownAnswers {
+    /// Looks the key up, and claims it if it is new.
+    ///
+    /// # Errors
+    /// The key came with another body, or its request is still being done.
+    pub(super) fn claim(&self, key: &str, body: &[u8]) -> Result<Claim, Problem> {
+        self.claim_at(key, body, Instant::now())
+    }
+
+    fn claim_at(&self, key: &str, body: &[u8], now: Instant) -> Result<Claim, Problem> {
+        let digest = self.hasher.hash_one(body);
+        let mut book = lock(&self.book);
+        book.forget_old(now);
+        match book.entries.get(key) {
+            Some(entry) if entry.digest != digest => {
+                Err(Problem::field("Idempotency-Key", "was used with another body; a new request needs a new key"))
+            }
+            Some(Entry { answer: Some(answer), .. }) => Ok(Claim::Answered(answer.clone())),
+            Some(_) => Err(Problem::conflict("the request with this Idempotency-Key is still being done; ask again")),
+            None => {
+                let serial = book.next_serial;
+                book.next_serial += 1;
+                book.order.push_back((now, serial, key.to_owned()));
+                book.entries.insert(key.to_owned(), Entry { serial, digest, answer: None });
+                Ok(Claim::Open(Ticket { book: Arc::clone(&self.book), key: key.to_owned(), serial }))
+            }
+        }
+    }
+
+    /// Remembers the answer, unless it is about a fault of ours that may be gone by the next time.
+    pub(super) async fn settle(&self, ticket: Ticket, response: Response) -> Response {
+        let (head, body) = response.into_parts();
+        let body = match to_bytes(body, usize::MAX).await {
+            Ok(body) => body,
+            Err(error) => return Problem::internal(&error).into_response(),
+        };
+        let answer = Answer { head, body };
+        if answer.head.status < StatusCode::INTERNAL_SERVER_ERROR
+            && let Some(entry) = lock(&self.book).entries.get_mut(&ticket.key)
+            && entry.serial == ticket.serial
+        {
+            entry.answer = Some(answer.clone());
+        }
+        answer.into_response()
+    }
+}
+
+impl Book {
+    fn forget_old(&mut self, now: Instant) {
+        while let Some((since, serial, key)) = self.order.front() {
+            if self.order.len() < MAX_ANSWERS && now.duration_since(*since) < REMEMBERED_FOR {
+                return;
+            }
+            if self.entries.get(key).is_some_and(|entry| entry.serial == *serial) {
+                self.entries.remove(key);
+            }
+            self.order.pop_front();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut book = lock(&self.book);
+        if book.entries.get(&self.key).is_some_and(|entry| entry.serial == self.serial && entry.answer.is_none()) {
+            book.entries.remove(&self.key);
+        }
+    }
+}
+
+fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
+    // Each step leaves the book valid.
+    book.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(claim: Result<Claim, Problem>) -> Ticket {
+        match claim {
+            Ok(Claim::Open(ticket)) => ticket,
+            Ok(Claim::Answered(_)) => panic!("answered already"),
+            Err(problem) => panic!("{problem:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_given_again_for_a_day() {
+        let known = KnownAnswers::default();
+        let start = Instant::now();
+        let ticket = open(known.claim_at("k", b"body", start));
+        assert!(known.claim_at("k", b"body", start).is_err(), "being done");
+        known.settle(ticket, (StatusCode::CREATED, "made").into_response()).await;
+
+        let Ok(Claim::Answered(again)) = known.claim_at("k", b"body", start + REMEMBERED_FOR / 2) else {
+            panic!("forgot")
+        };
+        assert_eq!((again.head.status, &again.body[..]), (StatusCode::CREATED, &b"made"[..]));
+        assert!(known.claim_at("k", b"other", start).is_err(), "another body");
+        drop(open(known.claim_at("k", b"other", start + REMEMBERED_FOR)));
+    }
+
+    #[tokio::test]
+    async fn faults_and_requests_given_up_are_not_remembered() {
+        let known = KnownAnswers::default();
+        drop(open(known.claim("k", b"body")));
+        let ticket = open(known.claim("k", b"body"));
+        known.settle(ticket, StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
+        drop(open(known.claim("k", b"body")));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_answers_make_room() {
+        let known = KnownAnswers::default();
+        for number in 0..MAX_ANSWERS + 5 {
+            let ticket = open(known.claim(&number.to_string(), b""));
+            known.settle(ticket, StatusCode::CREATED.into_response()).await;
+        }
+        let kept = lock(&known.book).entries.len();
+        assert_eq!((kept, lock(&known.book).order.len()), (MAX_ANSWERS, MAX_ANSWERS));
+        assert!(matches!(known.claim("5", b""), Ok(Claim::Open(_))), "the oldest made room");
+    }
+}

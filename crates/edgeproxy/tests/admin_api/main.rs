@@ -1,0 +1,10 @@
+//! The admin API of the real binary: asked over HTTP, and its effects seen by clients of the proxy.
+
+mod backends;
+mod connections;
+mod drain;
+mod health;
+mod mistakes;
+mod pop;
+mod registration;
+mod token;
