@@ -37,10 +37,16 @@ unit:
 fuzz-replay:
 	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml
 
-# Licences, advisories and duplicate versions. Needs cargo-deny; built once.
+# Where dependencies come from, their licences and duplicate versions; known vulnerabilities where the database of
+# advisories can be fetched. Needs cargo-deny; built once, in some minutes.
 deny:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
-	$(CARGO) deny --offline check bans licenses sources
+	$(CARGO) deny --locked check --hide-inclusion-graph bans licenses sources
+	@if $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
+		$(CARGO) deny --locked --offline check advisories; \
+	else \
+		echo "advisories: NOT checked, their database (github.com/RustSec/advisory-db) cannot be fetched"; \
+	fi
 
 bench: release
 	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- run --edgeproxy target/release/edgeproxy

@@ -11,16 +11,14 @@ const BASES: [&str; 3] = ["nginx-half-close", "nginx", "haproxy"];
 const WIDTH: f64 = 860.0;
 const MARGIN: f64 = 28.0;
 const LABELS: f64 = 250.0;
-/// Room to the right of the longest bar for its figure.
-const FIGURES: f64 = 170.0;
+/// Two columns to the right of the bars: ratio and figure.
+const FIGURES: f64 = 140.0;
+const FIGURE: f64 = 72.0;
 const BAR: f64 = 16.0;
 const ROW: f64 = 25.0;
-const PANEL_HEAD: f64 = 46.0;
+const PANEL_HEAD: f64 = 58.0;
 const PANEL_FOOT: f64 = 22.0;
 const HEAD: f64 = 66.0;
-
-/// Text stays readable where the line of the base runs behind it.
-const HALO: &str = "stroke=\"#ffffff\" stroke-width=\"4\" stroke-linejoin=\"round\" paint-order=\"stroke\"";
 
 const INK: &str = "#1f2933";
 const QUIET: &str = "#6b7785";
@@ -75,8 +73,8 @@ impl<'a> Panel<'a> {
         let column = self.case.columns.iter().find(|column| column.metric == self.case.primary);
         let heading = column.map_or("", |column| &column.heading);
         svg.line(MARGIN, top, WIDTH - MARGIN, top, "#e4e8ec", "");
-        let subtitle = format!("{heading} per {}", self.case.unit);
-        let subtitle = if heading.contains('/') { heading.to_owned() } else { subtitle };
+        let per_unit = format!("{heading} per {}", self.case.unit);
+        let subtitle = if heading.contains('/') { heading.to_owned() } else { per_unit };
         svg.title(MARGIN, top + 26.0, &self.case.title, &subtitle);
         let bars = top + PANEL_HEAD;
         let one = left + scale;
@@ -97,8 +95,9 @@ impl<'a> Panel<'a> {
             svg.bar(left, y, (ratio * scale).max(1.5), colour);
             let decimals = column.map_or(0, |column| column.decimals);
             let value = figure(row.medians.get(&self.case.primary).copied(), decimals);
-            let text = format!("{ratio:.2}×   ({value})");
-            svg.text(left + ratio * scale + 8.0, y + 12.5, "start", 12, INK, weight, &text);
+            let (ratio, right) = (format!("{ratio:.2}×"), WIDTH - MARGIN);
+            svg.text(right - FIGURE, y + 12.5, "end", 12, INK, weight, &ratio);
+            svg.text(right, y + 12.5, "end", 12, QUIET, weight, &value);
         }
     }
 }
@@ -133,7 +132,7 @@ impl Svg {
         let words = escaped(words);
         self.put(format_args!(
             "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" font-weight=\"{weight}\" \
-             fill=\"{colour}\" {HALO} xml:space=\"preserve\">{words}</text>"
+             fill=\"{colour}\" xml:space=\"preserve\">{words}</text>"
         ));
     }
 
@@ -141,7 +140,7 @@ impl Svg {
     fn title(&mut self, x: f64, y: f64, words: &str, remark: &str) {
         let (words, remark) = (escaped(words), escaped(remark));
         self.put(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"15\" font-weight=\"bold\" fill=\"{INK}\" {HALO}>{words}\
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"15\" font-weight=\"bold\" fill=\"{INK}\">{words}\
              <tspan dx=\"10\" font-size=\"12\" font-weight=\"normal\" fill=\"{QUIET}\">{remark}</tspan></text>"
         ));
     }

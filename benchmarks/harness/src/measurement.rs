@@ -46,7 +46,7 @@ pub(crate) fn measure(load: &Load, meter: &mut Meter, sample: &mut Sample) -> Re
 fn measure_short(plan: &Closed, meter: &mut Meter, sample: &mut Sample) -> Result<(), Failure> {
     let short =
         short::Plan { target: meter.target(), clients: plan.clients, bytes: plan.bytes, patience: plan.patience() };
-    short::run(&short, plan.warm_up)?;
+    sample.count_errors(&short::run(&short, plan.warm_up)?.errors);
     meter.begin();
     let tally = short::run(&short, plan.operations)?;
     meter.end(sample, &tally);
@@ -58,10 +58,10 @@ fn measure_pingpong(plan: &Closed, meter: &mut Meter, sample: &mut Sample) -> Re
     let held =
         held::Plan { target: meter.target(), connections: plan.clients, bytes: plan.bytes, patience: plan.patience() };
     let (mut connections, opened) = held::Held::open(&held)?;
-    connections.exchange(plan.warm_up)?;
+    sample.count_errors(&opened.errors);
+    sample.count_errors(&connections.exchange(plan.warm_up)?.errors);
     meter.begin();
-    let mut tally = connections.exchange(plan.operations)?;
-    tally.errors.extend(opened.errors);
+    let tally = connections.exchange(plan.operations)?;
     meter.end(sample, &tally);
     per_operation(sample, &tally);
     Ok(())
@@ -75,7 +75,7 @@ fn measure_bulk(plan: &Streams, meter: &mut Meter, sample: &mut Sample) -> Resul
         streams: plan.streams,
         patience: plan.patience(),
     };
-    bulk::run(&bulk, plan.warm_up_mb * MEGABYTE)?;
+    sample.count_errors(&bulk::run(&bulk, plan.warm_up_mb * MEGABYTE)?.errors);
     meter.begin();
     let tally = bulk::run(&bulk, plan.megabytes * MEGABYTE)?;
     meter.end(sample, &tally);
@@ -103,7 +103,7 @@ fn measure_idle(plan: &Idle, meter: &Meter, sample: &mut Sample) -> Result<(), F
     std::thread::sleep(Duration::from_millis(plan.settle_ms));
     let user_after = meter.proxy.map(UserMemory::read);
     let slab_after = memory::slab();
-    sample.errors = tally.errors;
+    sample.count_errors(&tally.errors);
     let idle = connections.idle();
     if idle < plan.connections {
         let lost = (plan.connections - idle) as u64;
@@ -139,6 +139,13 @@ fn per_operation(sample: &mut Sample, tally: &Tally) {
 }
 
 impl Sample {
+    /// Errors of the warm-up and of disturbed attempts count like any others.
+    pub(crate) fn count_errors(&mut self, errors: &BTreeMap<String, u64>) {
+        for (kind, count) in errors {
+            *self.errors.entry(kind.clone()).or_default() += count;
+        }
+    }
+
     /// Adds `name` as `total` divided by `by`, where there is a total.
     fn per(&mut self, total: &str, name: &'static str, by: f64) {
         if let Some(total) = self.metrics.get(total) {

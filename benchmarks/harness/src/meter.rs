@@ -59,7 +59,7 @@ impl<'a> Meter<'a> {
         let Some(before) = self.before.take() else {
             return;
         };
-        sample.errors.clone_from(&tally.errors);
+        sample.count_errors(&tally.errors);
         let metrics = &mut sample.metrics;
         let mut known = 0;
         if let (Some(earlier), Some(later)) = (&before.proxy, &after.proxy) {

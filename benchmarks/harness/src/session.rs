@@ -68,11 +68,12 @@ impl Session<'_> {
         let mut best = self.attempt(case, round, peer, backend);
         let mut attempts = 1;
         while attempts <= self.repeats && disturbance(&best) > NOISY_PERCENT {
-            let next = self.attempt(case, round, peer, backend);
+            let mut other = self.attempt(case, round, peer, backend);
             attempts += 1;
-            if !next.metrics.is_empty() && disturbance(&next) < disturbance(&best) {
-                best = next;
+            if !other.metrics.is_empty() && disturbance(&other) < disturbance(&best) {
+                std::mem::swap(&mut best, &mut other);
             }
+            best.count_errors(&other.errors);
         }
         best.metrics.insert("attempts", f64::from(attempts));
         best

@@ -1,5 +1,7 @@
 //! Backends that cannot be reached: the client is served elsewhere, or told at once that it cannot be.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
+
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Active checks: each kind against servers that really fail it, and what their verdict does to clients.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -139,7 +141,11 @@ impl TlsServer {
         let (key, certificate) = (site.file("key.pem"), site.file("certificate.pem"));
         let mut request = Command::new("openssl");
         request.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-        request.args(["-days", "1", "-subj", "/CN=backend.internal", "-keyout"]).arg(&key).arg("-out").arg(&certificate);
+        request
+            .args(["-days", "1", "-subj", "/CN=backend.internal", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate);
         let made = request.stderr(Stdio::null()).status().expect("the openssl tool");
         assert!(made.success());
         let mut server = Command::new("openssl");

@@ -1,5 +1,7 @@
 //! Connections that idle long enough to be parked, and go on.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::time::Duration;
 
 use edgeproxy_world::{Backend, Behaviour, Client, Ending, Pattern, Pop, Site};

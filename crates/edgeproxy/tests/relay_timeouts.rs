@@ -1,5 +1,7 @@
 //! Connections that the POP ends by itself, and when.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
+
 use std::time::{Duration, Instant};
 
 use edgeproxy_world::{Backend, Behaviour, Client, Ending, Pop, Site};

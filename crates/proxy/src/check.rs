@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use edgeproxy_route::{Backend, Health, Moment, SlotKey, Table, Verdict};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::metrics::ByResult;
 use crate::pop::Pop;
 use crate::random::random;
 use crate::settings::{CheckKind, CheckSettings};
+
+pub use probe::parse_status;
 
 /// The checks of every backend in the table. Lives on the control-plane runtime.
 pub struct Checks {
@@ -32,6 +35,8 @@ struct Subject {
     backend: Arc<Backend>,
     key: SlotKey,
     last_heartbeat: Mutex<Moment>,
+    /// A heartbeat has come.
+    heard: Notify,
 }
 
 impl Checks {
@@ -63,6 +68,7 @@ impl Checks {
         match self.watched.lock().get(id) {
             Some(watch) if watch.subject.backend.heartbeat_secs.is_some() => {
                 *watch.subject.last_heartbeat.lock() = self.pop.clock.now();
+                watch.subject.heard.notify_one();
                 true
             }
             _ => false,
@@ -80,6 +86,7 @@ impl Checks {
             key,
             // A restart of ours is no fault of theirs: each has a whole period to say that it is there.
             last_heartbeat: Mutex::new(self.pop.clock.now()),
+            heard: Notify::new(),
         });
         let task = tokio::spawn(keep_checking(Arc::clone(&self.pop), Arc::clone(&subject), check));
         Some(Watch { subject, task })
@@ -114,11 +121,18 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
     let states = Arc::clone(pop.table().states());
     let slot = subject.key.slot();
     let mut health = Health::new(&check.pace, pop.clock.now(), random());
-    let mut was_down = false;
+    let asks = check.kind != CheckKind::None;
+    let (mut silent, mut was_down) = (false, false);
     loop {
-        let (due, asks) = subject.next_look(&health, &check);
-        tokio::time::sleep(due.since(pop.clock.now())).await;
-        if asks && health.poll_timeout().0 <= pop.clock.now() {
+        let check_due = asks.then(|| health.poll_timeout().0);
+        // Of one that has fallen silent only a heartbeat is news.
+        let silence_due = if silent { None } else { subject.silence_due() };
+        let due = check_due.into_iter().chain(silence_due).min();
+        tokio::select! {
+            () = sleep_until(&pop, due) => {}
+            () = subject.heard.notified() => {}
+        }
+        if check_due.is_some_and(|due| due <= pop.clock.now()) {
             let started = Instant::now();
             let outcome = probe::probe(&check, subject.backend.addr).await;
             let now = pop.clock.now();
@@ -132,7 +146,7 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
                 tracing::warn!(backend = subject.backend.id, addr = %subject.backend.addr, ?verdict, "check verdict turned");
             }
         }
-        let silent = subject.is_silent(pop.clock.now());
+        silent = subject.silence_due().is_some_and(|due| due <= pop.clock.now());
         let down = silent || health.verdict() == Verdict::Down;
         if down != was_down {
             states.set_down(slot, down);
@@ -146,22 +160,17 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
 }
 
 impl Subject {
-    /// When to look again, and whether checks are due at all.
-    fn next_look(&self, health: &Health, check: &CheckSettings) -> (Moment, bool) {
-        let asks = check.kind != CheckKind::None;
-        let checked = health.poll_timeout().0;
-        let Some(secs) = self.backend.heartbeat_secs else { return (checked, asks) };
-        // Half a second past the end, and at least once a second while silent: enough for a period of seconds.
-        let period = Duration::from_secs(secs.into()) + Duration::from_millis(500);
-        let heard = self.last_heartbeat.lock().after(period);
-        let heartbeat_due = heard.max(checked.min(heard.after(Duration::from_secs(1))));
-        (if asks { checked.min(heartbeat_due) } else { heartbeat_due }, asks)
+    /// When it counts as down unless it is heard until then; `None`: it need not be heard.
+    fn silence_due(&self) -> Option<Moment> {
+        let period = Duration::from_secs(self.backend.heartbeat_secs?.into());
+        Some(self.last_heartbeat.lock().after(period))
     }
+}
 
-    fn is_silent(&self, now: Moment) -> bool {
-        self.backend
-            .heartbeat_secs
-            .is_some_and(|secs| now.since(*self.last_heartbeat.lock()) > Duration::from_secs(secs.into()))
+async fn sleep_until(pop: &Pop, due: Option<Moment>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(pop.clock.now())).await,
+        None => std::future::pending().await,
     }
 }
 

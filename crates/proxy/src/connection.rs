@@ -101,7 +101,6 @@ fn turn_away_late(core: &Core, pair: Pair, connection: &Established) {
 /// Everything before the first byte is relayed. `None`: the client was refused, which has been logged.
 async fn establish(pop: &Arc<Pop>, arrival: Arrival) -> Option<(Pair, Established)> {
     let listener = Arc::clone(&arrival.listener);
-    listener.accepted.inc();
     let mut errand = Errand::new(pop, &listener, &arrival);
     match errand.run(&arrival).await {
         Ok(reached) => Some(errand.established(arrival, reached)),

@@ -52,6 +52,7 @@ async fn run(pop: Arc<Pop>, number: usize, sockets: Vec<(Arc<Listener>, StdListe
             let stop = pop.drain.listeners_close();
             accept_loop(socket, listener, stop, |stream, peer| {
                 let at = Instant::now();
+                arrivals.accepted.inc();
                 match core.pop.open_connection(&arrivals) {
                     Some(open) => {
                         let arrival = Arrival { stream, peer, at, listener: Arc::clone(&arrivals), open };

@@ -22,12 +22,13 @@ mod record;
 mod relay;
 mod settings;
 
-pub use check::Checks;
+pub use check::{Checks, parse_status as parse_http_status};
 pub use clock::Clock;
 pub use close::Close;
 pub use connection_log::ConnectionLog;
 pub use drain::{Drain, Phase};
 pub use metrics::Metrics;
 pub use pop::{Pop, StartError};
+pub use proxy_header::{Start as HeaderStart, parse as parse_proxy_header};
 pub use record::LiveConnection;
 pub use settings::{CheckKind, CheckSettings, ListenerSettings, ProxySettings, WhenAllDown};

@@ -118,6 +118,7 @@ pub(crate) async fn accept_loop(
                 let kind = AcceptError::of(&error);
                 listener.metrics.accept_errors.get_or_create(&ByError { error: kind.word() }).inc();
                 if kind == AcceptError::Descriptors && reserve.turn_away(&socket) {
+                    listener.accepted.inc();
                     listener.count_refusal(Refusal::DescriptorsExhausted);
                 }
                 if kind.is_shortage() {

@@ -23,7 +23,7 @@ const V2_LONGEST: usize = 4096;
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Start {
+pub enum Start {
     /// A whole header of this many bytes; the client's address, unless it is the sender's own (health checks of a
     /// balancer, unknown protocols).
     Header(usize, Option<SocketAddr>),
@@ -36,7 +36,7 @@ pub(crate) enum Start {
 }
 
 /// Reads what stands at the start of a connection. Total: any bytes have an answer.
-pub(crate) fn parse(bytes: &[u8]) -> Start {
+pub fn parse(bytes: &[u8]) -> Start {
     if begins(bytes, V1_SIGNATURE) {
         parse_v1(bytes)
     } else if begins(bytes, V2_SIGNATURE) {
@@ -116,7 +116,11 @@ pub(crate) async fn receive(stream: &TcpStream, within: Duration) -> Result<Opti
 async fn first_bytes(stream: &TcpStream, longest: usize) -> io::Result<Start> {
     let mut bytes = vec![0; longest];
     loop {
-        let finished = stream.ready(Interest::READABLE).await?.is_read_closed();
+        let ready = stream.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let finished = ready.is_read_closed();
         let looked = stream.try_io(Interest::READABLE, || {
             let count = rustix::net::recv(stream, &mut bytes[..], rustix::net::RecvFlags::PEEK)?.0;
             let start = parse(&bytes[..count]);

@@ -201,19 +201,11 @@ impl Client {
     /// # Errors
     /// It does not end in time, or by another error than a reset.
     pub async fn ending(&mut self) -> io::Result<(Vec<u8>, Ending)> {
-        self.ending_within(LONG).await
-    }
-
-    /// The same within a time of one's own.
-    ///
-    /// # Errors
-    /// As [`ending`](Self::ending).
-    pub async fn ending_within(&mut self, limit: Duration) -> io::Result<(Vec<u8>, Ending)> {
         if self.reset_early {
             return Ok((Vec::new(), Ending::Reset));
         }
         let mut received = Vec::new();
-        let ended = within("the end of the connection", limit, self.stream.read_to_end(&mut received)).await;
+        let ended = within("the end of the connection", LONG, self.stream.read_to_end(&mut received)).await;
         match ended {
             Ok(_) => Ok((received, Ending::Finished)),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok((received, Ending::Reset)),

@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn samples_are_found_by_name_and_labels() {
-        let text = "# HELP a x\na_total{l=\"1\",r=\"x\"} 3\na_total{l=\"2\",r=\"x\"} 4\na_total{l=\"1\",r=\"y\"} 5\nb 6.5\n";
+        let text =
+            "# HELP a x\na_total{l=\"1\",r=\"x\"} 3\na_total{l=\"2\",r=\"x\"} 4\na_total{l=\"1\",r=\"y\"} 5\nb 6.5\n";
         assert!((sum(text, "a_total", &[("r", "x")]) - 7.0).abs() < 1e-9);
         assert!((sum(text, "a_total", &[("l", "1"), ("r", "y")]) - 5.0).abs() < 1e-9);
         assert!((sum(text, "b", &[]) - 6.5).abs() < 1e-9);

@@ -62,25 +62,14 @@ impl Lines {
     /// # Errors
     /// It does not come in time; the error tells the last lines that did.
     pub async fn wait_for(&self, what: &str, limit: Duration, matches: impl Fn(&Value) -> bool) -> io::Result<Value> {
-        self.find(what, limit, |line| serde_json::from_str(line).ok().filter(&matches)).await
-    }
-
-    /// The first line that holds this text, whether it is there already or still to come.
-    ///
-    /// # Errors
-    /// As [`wait_for`](Self::wait_for).
-    pub async fn wait_for_text(&self, text: &str, limit: Duration) -> io::Result<String> {
-        self.find(text, limit, |line| line.contains(text).then(|| line.to_owned())).await
-    }
-
-    async fn find<T>(&self, what: &str, limit: Duration, look: impl Fn(&str) -> Option<T>) -> io::Result<T> {
+        let look = |line: &String| serde_json::from_str(line).ok().filter(&matches);
         let mut seen = 0;
         let found = within(what, limit, async {
             loop {
                 let news = self.0.news.notified();
                 let found = {
                     let lines = self.0.lines.lock();
-                    let found = lines[seen..].iter().find_map(|line| look(line));
+                    let found = lines[seen..].iter().find_map(look);
                     seen = lines.len();
                     found
                 };

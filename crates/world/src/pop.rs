@@ -23,7 +23,6 @@ pub struct PopPlan {
     region: String,
     toml: String,
     flags: Vec<OsString>,
-    environment: Vec<(String, String)>,
     descriptors: Option<u32>,
 }
 
@@ -47,7 +46,6 @@ impl PopPlan {
             region: "fra".to_owned(),
             toml: toml.to_owned(),
             flags: Vec::new(),
-            environment: Vec::new(),
             descriptors: None,
         }
     }
@@ -63,13 +61,6 @@ impl PopPlan {
     #[must_use]
     pub fn flag(mut self, flag: impl Into<OsString>) -> Self {
         self.flags.push(flag.into());
-        self
-    }
-
-    /// With a variable in its environment, which is otherwise almost empty.
-    #[must_use]
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -146,7 +137,6 @@ impl PopPlan {
         }
         command.args(&self.flags);
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -175,11 +165,6 @@ impl Pop {
     /// Metrics, health and API.
     pub fn admin(&self) -> SocketAddr {
         self.admin
-    }
-
-    /// The id of the process.
-    pub fn process(&self) -> u32 {
-        self.child.id()
     }
 
     /// A client that speaks from this machine.

@@ -129,11 +129,14 @@ impl Demo {
     }
 }
 
+/// Resolves at Ctrl-C, when a service manager ends us, or when the terminal is closed.
 async fn asked_to_stop() -> io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
     Ok(())
 }

@@ -80,7 +80,8 @@ async fn http_status(
     parse_status(&answer[..line_end]).ok_or(ProbeError::NotHttp)
 }
 
-fn parse_status(line: &[u8]) -> Option<u16> {
+/// The status of an HTTP/1 status line without its line feed; `None` where it is none.
+pub fn parse_status(line: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(line).ok()?;
     let (version, rest) = line.split_once(' ')?;
     let status = rest.split([' ', '\r']).next()?;

@@ -34,7 +34,10 @@ pub(super) async fn a_backend_dies(stage: &mut Stage) -> io::Result<Act> {
     let took_ms = millis(died.elapsed());
     Ok(Act {
         happened: "The backend in Tokyo dies.".to_owned(),
-        seen: format!("The next client from Japan is served by {reached} {}, {took_ms} ms later, without an error.", city(&reached)),
+        seen: format!(
+            "The next client from Japan is served by {reached} {}, {took_ms} ms later, without an error.",
+            city(&reached)
+        ),
         ok: reached == "sin",
         reached: BTreeMap::from([(reached, 1)]),
         took_ms,
@@ -55,7 +58,10 @@ pub(super) async fn a_row_changes(stage: &Stage) -> io::Result<Act> {
     let took_ms = millis(took);
     Ok(Act {
         happened: "UPDATE backends SET weight=0 WHERE id='fra'".to_owned(),
-        seen: format!("No restart, no reload: {took_ms} ms later a client from Germany is served by {reached} {}.", city(&reached)),
+        seen: format!(
+            "No restart, no reload: {took_ms} ms later a client from Germany is served by {reached} {}.",
+            city(&reached)
+        ),
         ok: reached == "cdg" && took < CHANGE_WITHIN,
         reached: BTreeMap::from([(reached, 1)]),
         took_ms,
@@ -80,9 +86,13 @@ pub(super) async fn a_crowd_comes(stage: &Stage) -> io::Result<Act> {
     let took_ms = millis(started.elapsed());
     let expected = BTreeMap::from([(SMALL.to_owned(), SMALL_HARD_LIMIT), ("cdg".to_owned(), CROWD - SMALL_HARD_LIMIT)]);
     // Nearest first is also the order of the expected counts, read backwards.
-    let where_to: Vec<_> = reached.iter().rev().map(|(region, count)| format!("{count} by {region} {}", city(region))).collect();
+    let where_to: Vec<_> =
+        reached.iter().rev().map(|(region, count)| format!("{count} by {region} {}", city(region))).collect();
     Ok(Act {
-        happened: format!("{CROWD} clients from the United Kingdom come at once; {} takes {SMALL_HARD_LIMIT}.", city(SMALL)),
+        happened: format!(
+            "{CROWD} clients from the United Kingdom come at once; {} takes {SMALL_HARD_LIMIT}.",
+            city(SMALL)
+        ),
         seen: format!("Served within {took_ms} ms: {}. None was refused.", where_to.join(", ")),
         ok: reached == expected,
         reached,

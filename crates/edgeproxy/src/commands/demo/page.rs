@@ -37,7 +37,9 @@ impl Page {
     }
 
     pub(super) fn title(&self, pop: &str, visitors: usize) {
-        self.line(self.styled(BOLD, "edgeproxy sends each client to the nearest backend that is healthy and has room."));
+        self.line(
+            self.styled(BOLD, "edgeproxy sends each client to the nearest backend that is healthy and has room."),
+        );
         self.line(format!(
             "Here: ten backends, one POP in {pop} ({}), {visitors} clients. All of it runs on this machine.\n",
             city(pop)
@@ -50,7 +52,14 @@ impl Page {
         let client = format!("{} {}", visit.country, visit.name);
         let reached = format!("{} {}", visit.reached, city(&visit.reached));
         let took = format!("{:.2} ms", visit.first_byte_ms);
-        self.line(self.row(&flag(visit.country), &client, &reached, &visit.expected_in_words, &self.mark(visit.ok), &took));
+        self.line(self.row(
+            &flag(visit.country),
+            &client,
+            &reached,
+            &visit.expected_in_words,
+            &self.mark(visit.ok),
+            &took,
+        ));
     }
 
     pub(super) fn acts(&self) {
@@ -156,7 +165,9 @@ mod tests {
     #[test]
     fn the_first_locale_variable_that_is_set_decides() {
         let locale = |variables: &'static [(&str, &str)]| {
-            speaks_utf8(move |name| variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()))
+            speaks_utf8(move |name| {
+                variables.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned())
+            })
         };
         assert!(locale(&[("LANG", "en_US.UTF-8")]));
         assert!(locale(&[("LANG", "C"), ("LC_ALL", "C.utf8")]));

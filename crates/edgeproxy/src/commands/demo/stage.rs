@@ -13,6 +13,9 @@ use super::visitors::Visitor;
 /// London is small, for the third act.
 pub(super) const SMALL: &str = "lhr";
 pub(super) const SMALL_HARD_LIMIT: usize = 10;
+/// Soft and hard limit of London, and of the others.
+const SMALL_LIMITS: (i64, i64) = (7, SMALL_HARD_LIMIT as i64);
+const LIMITS: (i64, i64) = (100, 150);
 
 const CLIENT_PORT: u16 = 5555;
 
@@ -48,9 +51,8 @@ impl Stage {
             let backend = Backend::start(place.region, Behaviour::Greet)?;
             let mut row = row(place.region, place.region, backend.address());
             row.country = Some(place.country.to_owned());
-            if place.region == SMALL {
-                (row.soft_limit, row.hard_limit) = (Some(7), Some(10));
-            }
+            let (soft, hard) = if place.region == SMALL { SMALL_LIMITS } else { LIMITS };
+            (row.soft_limit, row.hard_limit) = (Some(soft), Some(hard));
             site.add(row)?;
             backends.push(backend);
         }

