@@ -9,7 +9,7 @@ CARGO ?= cargo
 PACKAGES := sqlite3 openssl procps
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lint unit fuzz-replay deny bench bench-route release packages docs clean
+.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-route release packages docs clean
 
 demo: release
 	target/release/edgeproxy demo
@@ -33,9 +33,22 @@ lint:
 unit:
 	$(CARGO) test --workspace --locked
 
-# Every input the fuzzers have kept, through every target: no nightly compiler needed.
+# Every input the fuzzers have kept, through every target, and some more around them: no nightly compiler needed.
 fuzz-replay:
-	$(CARGO) test --locked --manifest-path fuzz/Cargo.toml
+	cd fuzz && $(CARGO) fmt --check && $(CARGO) clippy --lib --test replay --locked -- -D warnings
+	cd fuzz && $(CARGO) test --locked --test replay
+
+# A real fuzzer, on the same compiler: make fuzz TARGET=config SECS=60
+TARGET ?= route_sequence
+SECS ?= 60
+fuzz:
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	cd fuzz && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --features libfuzzer $(TARGET) -- \
+		-max_total_time=$(SECS) -timeout=10 -max_len=4300
+
+# Everything at once for ten minutes, against the real binary; `make unit` does so for eight seconds.
+soak:
+	EDGEPROXY_SOAK_SECS=$${EDGEPROXY_SOAK_SECS:-600} $(CARGO) test --release --locked -p edgeproxy --test soak -- --nocapture
 
 # Where dependencies come from, their licences and duplicate versions; known vulnerabilities where the database of
 # advisories can be fetched. Needs cargo-deny; built once, in some minutes.

@@ -11,9 +11,6 @@ pub fn http_status(data: &[u8]) {
         let text = std::str::from_utf8(line).expect("a status was read from it");
         let (version, rest) = text.split_once(' ').expect("a status was read from it");
         assert!(version.starts_with("HTTP/1."), "{version:?}");
-        if std::env::var_os("KNOWN").is_some() {
-            return;
-        }
         assert_eq!(rest.get(..3), Some(format!("{status:03}").as_str()), "{text:?}");
     }
     if let [a, b, c, ..] = data {

@@ -36,8 +36,5 @@ pub const TARGETS: [(&str, fn(&[u8])); 8] = [
 
 /// What goes to a terminal or a log line must be one line: bytes from outside are quoted in it.
 fn assert_one_line(message: &str) {
-    assert!(
-        std::env::var_os("KNOWN").is_some() || !message.chars().any(char::is_control),
-        "a message holds a control character: {message:?}"
-    );
+    assert!(!message.chars().any(char::is_control), "a message holds a control character: {message:?}");
 }

@@ -5,7 +5,7 @@
 //! when there is something to choose; a hard limit holds for a backend by its name, whatever reloads there were; a
 //! binding never leads to another backend than the client's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use edgeproxy_route::{
     Affinity, AffinityKey, Backend, Choice, ClientAddr, Country, Exclusions, Moment, NoRoute, OutlierPolicy, Place,
-    Policy, RawBackend, Regions, Request, Reservation, SlotKey, StatePool, Table, TableBuilder,
+    Policy, RawBackend, Regions, Request, Reservation, Slot, SlotKey, StatePool, Table, TableBuilder,
 };
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -23,6 +23,11 @@ const COUNTRIES: [&str; 4] = ["DE", "BR", "US", "JP"];
 const TTL: Duration = Duration::from_secs(10);
 /// More steps say nothing new and make failures long to read.
 const MOST_STEPS: usize = 200;
+/// Backends that come and go at once: more than the pool keeps the state of.
+const PASSING: usize = 70;
+const MOST_CHURNS: u32 = 2;
+/// Older tables that somebody still looks at.
+const FORMER: usize = 4;
 
 #[derive(Arbitrary, Debug)]
 struct Row {
@@ -58,6 +63,8 @@ enum Step {
     Failed(u8, Option<Visit>),
     /// Its connection has ended.
     Released(u8),
+    /// So many backends come and go that slots find new owners.
+    Churn,
     /// What checks say.
     SetDown(u8, bool),
     Pass(u16),
@@ -72,8 +79,8 @@ struct Visit {
     policy: u8,
     forced: bool,
     random: u16,
-    /// It was looking when the table was replaced.
-    late: bool,
+    /// It was looking when the table was replaced, perhaps several times.
+    late: Option<u8>,
 }
 
 /// What is known of one backend in the time it owned its slot.
@@ -99,12 +106,14 @@ struct Held {
 struct World {
     states: Arc<StatePool>,
     table: Table,
-    /// The one before, which decisions under way still hold.
-    previous: Option<Table>,
+    /// Those before, the latest first, which decisions under way still hold.
+    former: VecDeque<Table>,
     affinity: Affinity,
     now: u64,
     held: Vec<Held>,
-    known: Vec<(SlotKey, String, Known)>,
+    /// Every key there ever was, by its slot: whose it was and what is known.
+    known: HashMap<Slot, Vec<(SlotKey, String, Known)>>,
+    churns: u32,
     bindings: BTreeMap<u8, (String, u64)>,
 }
 
@@ -177,11 +186,12 @@ impl World {
         Self {
             states,
             table,
-            previous: None,
+            former: VecDeque::new(),
             affinity: Affinity::new(TTL, 1_000_000),
             now: 0,
             held: Vec::new(),
-            known: Vec::new(),
+            known: HashMap::new(),
+            churns: 0,
             bindings: BTreeMap::new(),
         }
     }
@@ -193,6 +203,7 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Reload(Rows(rows)) => self.reload(&rows),
+            Step::Churn => self.churn(),
             Step::Visit(visit) => self.visit(visit, Exclusions::default()),
             Step::Connected(number) => self.connected(number),
             Step::Failed(number, elsewhere) => self.failed(number, elsewhere),
@@ -204,21 +215,29 @@ impl World {
             Step::SetDown(number, down) => {
                 if self.table.backends().len() > 0 {
                     let key = self.table.key(usize::from(number) % self.table.backends().len());
-                    self.states.set_down(key.slot(), down);
-                    self.known(key).down = down;
+                    self.states.set_down(key, down);
+                    self.known_mut(key).down = down;
                 }
             }
             Step::Pass(millis) => self.now += u64::from(millis),
         }
     }
 
-    fn known(&mut self, key: SlotKey) -> &mut Known {
-        let known = self.known.iter_mut().find(|(known, ..)| *known == key);
-        &mut known.expect("every key of a table is known").2
+    fn entry(&self, key: SlotKey) -> Option<&(SlotKey, String, Known)> {
+        self.known.get(&key.slot())?.iter().find(|(known, ..)| *known == key)
+    }
+
+    fn known(&self, key: SlotKey) -> &Known {
+        &self.entry(key).expect("every key of a table is known").2
+    }
+
+    fn known_mut(&mut self, key: SlotKey) -> &mut Known {
+        let keys = self.known.get_mut(&key.slot()).expect("every key of a table is known");
+        &mut keys.iter_mut().find(|(known, ..)| *known == key).expect("every key of a table is known").2
     }
 
     fn owner(&self, key: SlotKey) -> &str {
-        &self.known.iter().find(|(known, ..)| *known == key).expect("every key of a table is known").1
+        &self.entry(key).expect("every key of a table is known").1
     }
 
     fn count(&self, key: SlotKey) -> usize {
@@ -233,21 +252,43 @@ impl World {
                 backends.push(row);
             }
         }
+        self.serve(backends);
+    }
+
+    fn churn(&mut self) {
+        if self.churns == MOST_CHURNS {
+            return;
+        }
+        self.churns += 1;
+        let stay: Vec<Backend> = self.table.backends().map(|(backend, _)| Backend::clone(backend)).collect();
+        let passing = (0..PASSING).map(|number| {
+            let row = Row { id: 0, app: false, region: 0, country: 0, hard: 0, soft: 0, weight: 1, marks: 1 };
+            Backend { id: format!("passing {} {number}", self.churns), ..backend(&row) }
+        });
+        self.serve(stay.iter().cloned().chain(passing).collect());
+        self.serve(stay);
+    }
+
+    fn serve(&mut self, backends: Vec<Backend>) {
         let table = build(&self.states, backends);
         for (backend, key) in table.backends() {
-            match self.known.iter().find(|(known, ..)| *known == key) {
+            match self.entry(key) {
                 Some((_, owner, _)) => assert_eq!(*owner, backend.id, "a key stands for one backend for ever"),
-                None => self.known.push((key, backend.id.clone(), Known::default())),
+                None => {
+                    let known = (key, backend.id.clone(), Known::default());
+                    self.known.entry(key.slot()).or_default().push(known);
+                }
             }
             let stranger = self.held.iter().find(|held| held.key.slot() == key.slot() && held.id != backend.id);
             assert!(stranger.is_none(), "a slot was given away with connections open");
         }
-        self.previous = Some(std::mem::replace(&mut self.table, table));
+        self.former.push_front(std::mem::replace(&mut self.table, table));
+        self.former.truncate(FORMER);
     }
 
     fn visit(&mut self, visit: Visit, tried: Exclusions) {
-        let late = if visit.late && std::env::var_os("KNOWN").is_none() { self.previous.take() } else { None };
-        let table = late.as_ref().unwrap_or(&self.table);
+        let former = visit.late.map(|late| usize::from(late) % FORMER).and_then(|late| self.former.get(late));
+        let (mut table, mut late) = former.map_or((&self.table, false), |former| (former, true));
         let remembered = self.remembered(visit.client);
         if let Some(bound) = remembered
             && let Some(index) = table.find(bound)
@@ -265,34 +306,30 @@ impl World {
             now: self.now(),
             random: u64::from(visit.random).wrapping_mul(0x9E37_79B9_7F4A_7C15),
         };
-        let chosen = table.choose(&request);
-        if late.is_none() {
-            self.check_choice(&request, chosen);
+        let mut reserved = None;
+        loop {
+            let chosen = table.choose(&request);
+            if !late {
+                self.check_choice(&request, chosen);
+            }
+            let Ok(choice) = chosen else { break };
+            if let Some(reservation) = table.reserve(&choice, self.now()) {
+                let (key, backend) = (table.key(choice.index), Arc::clone(table.backend(choice.index)));
+                reserved = Some((reservation, choice, key, backend));
+                break;
+            }
+            // The slot has another owner since that table: who asks again must ask the one that serves now.
+            assert!(late, "nobody else could have taken it");
+            (table, late) = (&self.table, false);
         }
-        let Ok(choice) = chosen else {
-            self.previous = late.or(self.previous.take());
-            return;
-        };
-        let (key, chosen) = (table.key(choice.index), Arc::clone(table.backend(choice.index)));
-        let reservation = table.reserve(&choice, self.now());
-        if late.is_some() {
-            self.previous = late;
-        } else {
-            assert!(reservation.is_some(), "nobody else could have taken it");
-        }
-        let Some(reservation) = reservation else { return };
+        let Some((reservation, choice, key, chosen)) = reserved else { return };
         let stranger = self.held.iter().find(|held| held.key.slot() == key.slot() && held.key != key);
         assert!(stranger.is_none(), "a slot carries connections of two backends");
         if let Some((current, _)) = self.table.backends().find(|(_, current)| current.slot() == key.slot()) {
             assert_eq!(current.id, chosen.id, "a connection to one backend is counted as another's");
         }
         let of_this = self.held.iter().filter(|held| held.id == chosen.id).count();
-        assert!(
-            std::env::var_os("KNOWN").is_some() || of_this < chosen.limits.hard as usize,
-            "{:?} has {of_this} of {}",
-            chosen.id,
-            chosen.limits.hard
-        );
+        assert!(of_this < chosen.limits.hard as usize, "{:?} has {of_this} of {}", chosen.id, chosen.limits.hard);
         let known = self.known(key);
         let trial = known.ejected && !known.down && !choice.forced;
         let (id, client) = (chosen.id.clone(), visit.client);
@@ -308,7 +345,7 @@ impl World {
         let tried = |key: SlotKey| format!("{:?}", request.tried).contains(&format!("Some({:?})", key.slot()));
         let untried: Vec<_> = open.iter().filter(|(_, key)| !tried(*key)).collect();
         let serves = |key: SlotKey| {
-            let known = &self.known.iter().find(|(known, ..)| *known == key).expect("every key is known").2;
+            let known = self.known(key);
             let in_service = !known.down && !known.ejected;
             let on_trial = self.held.iter().any(|held| held.key == key && held.trial);
             (in_service || request.forced, !known.down && !on_trial && self.now >= known.until)
@@ -380,7 +417,7 @@ impl World {
         held.connected = true;
         held.trial = false;
         let (key, client) = (held.key, held.client);
-        let known = self.known(key);
+        let known = self.known_mut(key);
         known.failures = 0;
         if returned {
             (known.ejected, known.ejections) = (false, 0);
@@ -395,7 +432,7 @@ impl World {
         }
         let Held { reservation, key, trial, mut tried, .. } = self.held.swap_remove(of(&waiting, number));
         let (now, policy) = (self.now, policy());
-        let known = self.known(key);
+        let known = self.known_mut(key);
         known.failures += 1;
         let mut expected = None;
         if trial || known.failures >= policy.consecutive_failures {
@@ -416,7 +453,7 @@ impl World {
 
     fn check(&self) {
         for (backend, key) in self.table.backends() {
-            let known = &self.known.iter().find(|(known, ..)| *known == key).expect("every key is known").2;
+            let known = self.known(key);
             let (id, slot) = (&backend.id, key.slot());
             assert_eq!(self.states.connections(slot) as usize, self.count(key), "connections of {id}");
             assert_eq!(self.states.is_down(slot), known.down, "{id}");

@@ -14,7 +14,7 @@ const INSIDE: &str = "BENCHMARKS_INSIDE_NAMESPACE";
 /// 50,000 ephemeral ports, and few enough connections in TIME_WAIT that the cost of connecting does not drift with the
 /// number of earlier ones.
 const SYSCTLS: [(&str, &str); 4] = [
-    ("net.ipv4.tcp_congestion_control", "cubic"),
+    ("net.ipv4.tcp_congestion_control", "reno"),
     ("net.ipv4.ip_local_port_range", "10000 59999"),
     ("net.ipv4.tcp_max_tw_buckets", "2000"),
     ("net.core.somaxconn", "8192"),

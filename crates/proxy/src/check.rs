@@ -77,7 +77,7 @@ impl Checks {
 
     fn watch(&self, backend: &Arc<Backend>, key: SlotKey) -> Option<Watch> {
         let check = self.settings_for(&backend.app);
-        self.pop.table().states().set_down(key.slot(), false);
+        self.pop.table().states().set_down(key, false);
         if check.kind == CheckKind::None && backend.heartbeat_secs.is_none() {
             return None;
         }
@@ -149,7 +149,7 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
         silent = subject.silence_due().is_some_and(|due| due <= pop.clock.now());
         let down = silent || health.verdict() == Verdict::Down;
         if down != was_down {
-            states.set_down(slot, down);
+            states.set_down(subject.key, down);
             was_down = down;
             if silent {
                 tracing::warn!(backend = subject.backend.id, "no heartbeat in time");

@@ -27,6 +27,9 @@ use crate::record::{Facts, Record};
 use crate::relay::{Ended, Pair, Progress, relay, reset_on_close};
 use crate::settings::WhenAllDown;
 
+/// How often the head of the queue looks for room by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A client that was accepted and not yet served.
 pub(crate) struct Arrival {
     pub(crate) stream: TcpStream,
@@ -248,6 +251,8 @@ impl<'a> Errand<'a> {
                 }
                 tokio::select! {
                     () = place.turn() => {}
+                    // The end of an ejection's pause wakes nobody.
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
                     () = self.pop.drain.began() => return Err(Refusal::Draining),
                     () = gone(client) => return Err(Refusal::ClientGone),
                 }

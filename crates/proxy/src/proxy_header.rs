@@ -83,7 +83,8 @@ fn parse_v2(bytes: &[u8]) -> Start {
             Start::Header(header.len(), client.map(SocketAddr::from))
         }
         Err(V2Error::Incomplete(_)) => Start::Incomplete,
-        Err(V2Error::Partial(_, wanted)) if wanted <= V2_LONGEST => Start::Incomplete,
+        // Told without the 16 bytes before the addresses.
+        Err(V2Error::Partial(_, wanted)) if wanted + 16 <= V2_LONGEST => Start::Incomplete,
         Err(_) => Start::Malformed,
     }
 }

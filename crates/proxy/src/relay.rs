@@ -68,6 +68,11 @@ impl Progress {
         }
     }
 
+    fn finished(&mut self, who: Close) {
+        self.first_done.get_or_insert(who);
+        self.last_moved = Instant::now();
+    }
+
     /// When the connection must end if nothing moves until then, and what that means.
     pub(crate) fn deadline(&self, record: &Record) -> Option<(Instant, Close)> {
         let settings = &record.listener.settings;
@@ -105,6 +110,7 @@ pub(crate) async fn relay(pair: &mut Pair, record: &Record, metrics: &Metrics, i
         metrics,
         idle_after,
         begun: false,
+        ending: None,
     };
     let mut tick = std::pin::pin!(tokio::time::sleep(idle_after));
     let ended = poll_fn(|cx| relay.poll(cx, tick.as_mut())).await;
@@ -120,6 +126,8 @@ struct Relay<'a> {
     metrics: &'a Metrics,
     idle_after: Duration,
     begun: bool,
+    /// One side takes no more; what it had said before is still passed on, and then the connection ends for this reason.
+    ending: Option<Close>,
 }
 
 impl Relay<'_> {
@@ -149,49 +157,73 @@ impl Relay<'_> {
     }
 
     fn poll_directions(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let Pair { client, backend, progress } = &mut *self.pair;
-        let mut moved = 0;
-        if !progress.client_done {
-            let polled = self.inbound.poll(cx, client, backend, progress.backend_done);
-            if self.inbound.is_untrusted_header() {
-                return Poll::Ready(Ended::UntrustedHeader);
-            }
-            progress.unchecked = self.inbound.is_unchecked();
-            let bytes = self.inbound.take_moved();
-            self.record.bytes_in.fetch_add(bytes, Relaxed);
-            moved += bytes;
+        let (moved_in, inbound) = self.poll_inbound(cx);
+        let (moved_out, outbound) = self.poll_outbound(cx);
+        if moved_in + moved_out > 0 {
+            self.pair.progress.last_moved = Instant::now();
+        }
+        if self.inbound.is_untrusted_header() {
+            return Poll::Ready(Ended::UntrustedHeader);
+        }
+        for (polled, source_is_client) in [(inbound, true), (outbound, false)] {
             match polled {
-                Poll::Ready(Ok(())) => {
-                    progress.client_done = true;
-                    progress.last_moved = Instant::now();
-                    progress.first_done.get_or_insert(Close::Client);
+                Poll::Ready(Err(broken)) if broken.side == Side::Source => {
+                    let close = self.ending.unwrap_or_else(|| why(&broken.error, source_is_client));
+                    return Poll::Ready(Ended::Closed(close));
                 }
-                Poll::Ready(Err(broken)) => return Poll::Ready(Ended::Closed(why(&broken, Side::Source))),
-                Poll::Pending => {}
+                // A backend that answers early and closes resets what is still being sent to it; its answer waits to be
+                // read. So the other direction goes on to its end.
+                Poll::Ready(Err(broken)) => {
+                    let close = why(&broken.error, !source_is_client);
+                    if close == Close::Error || self.ending.is_some() {
+                        return Poll::Ready(Ended::Closed(self.ending.unwrap_or(close)));
+                    }
+                    self.ending = Some(close);
+                    // Polled again without the broken direction.
+                    cx.waker().wake_by_ref();
+                }
+                _ => {}
             }
         }
-        if !progress.backend_done {
-            let polled = self.outbound.poll(cx, backend, client, progress.client_done);
-            let bytes = self.outbound.take_moved();
-            self.record.bytes_out.fetch_add(bytes, Relaxed);
-            moved += bytes;
-            match polled {
-                Poll::Ready(Ok(())) => {
-                    progress.backend_done = true;
-                    progress.last_moved = Instant::now();
-                    progress.first_done.get_or_insert(Close::Backend);
-                }
-                Poll::Ready(Err(broken)) => return Poll::Ready(Ended::Closed(why(&broken, Side::Destination))),
-                Poll::Pending => {}
-            }
-        }
-        if moved > 0 {
-            progress.last_moved = Instant::now();
-        }
-        match progress.first_done {
-            Some(first) if progress.client_done && progress.backend_done => Poll::Ready(Ended::Closed(first)),
+        let Progress { client_done, backend_done, first_done, .. } = self.pair.progress;
+        match (self.ending, first_done) {
+            (Some(close), _) if client_done || backend_done => Poll::Ready(Ended::Closed(close)),
+            (None, Some(first)) if client_done && backend_done => Poll::Ready(Ended::Closed(first)),
             _ => Poll::Pending,
         }
+    }
+
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> (u64, Poll<Result<(), Broken>>) {
+        let Pair { client, backend, progress } = &mut *self.pair;
+        let backend_takes = !matches!(self.ending, Some(Close::BackendReset | Close::BackendTimeout));
+        if progress.client_done || !backend_takes {
+            return (0, Poll::Pending);
+        }
+        let polled = self.inbound.poll(cx, client, backend, progress.backend_done);
+        progress.unchecked = self.inbound.is_unchecked();
+        let moved = self.inbound.take_moved();
+        self.record.bytes_in.fetch_add(moved, Relaxed);
+        if let Poll::Ready(Ok(())) = polled {
+            progress.client_done = true;
+            progress.finished(Close::Client);
+        }
+        (moved, polled)
+    }
+
+    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> (u64, Poll<Result<(), Broken>>) {
+        let Pair { client, backend, progress } = &mut *self.pair;
+        let client_takes = !matches!(self.ending, Some(Close::ClientReset | Close::ClientTimeout));
+        if progress.backend_done || !client_takes {
+            return (0, Poll::Pending);
+        }
+        let polled = self.outbound.poll(cx, backend, client, progress.client_done);
+        let moved = self.outbound.take_moved();
+        self.record.bytes_out.fetch_add(moved, Relaxed);
+        if let Poll::Ready(Ok(())) = polled {
+            progress.backend_done = true;
+            progress.finished(Close::Backend);
+        }
+        (moved, polled)
     }
 
     /// The clock was looked at: is the connection overdue, or has it idled?
@@ -211,7 +243,7 @@ impl Relay<'_> {
 
     /// What a slow receiver has yet to take would have to be parked as well; it stays here instead.
     fn may_park(&self) -> bool {
-        !self.inbound.holds_bytes() && !self.outbound.holds_bytes()
+        self.ending.is_none() && !self.inbound.holds_bytes() && !self.outbound.holds_bytes()
     }
 
     fn next_tick(&self, now: Instant) -> Instant {
@@ -263,10 +295,9 @@ impl Relay<'_> {
     }
 }
 
-/// Which side broke, and how. `client_is` says which side of the direction the client was.
-fn why(broken: &Broken, client_is: Side) -> Close {
-    let client = broken.side == client_is;
-    match Errno::from_io_error(&broken.error) {
+/// What an error of the client's or the backend's socket means.
+fn why(error: &io::Error, client: bool) -> Close {
+    match Errno::from_io_error(error) {
         Some(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH) if client => Close::ClientTimeout,
         Some(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH) => Close::BackendTimeout,
         Some(Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN) if client => Close::ClientReset,

@@ -167,6 +167,8 @@ fn ip(value: Option<String>) -> Result<IpAddr, Broken> {
         .trim()
         .parse()
         .map_err(|_| ("wg_ip", format!("{text:?} is not an IP address (such as 10.50.1.1 or fd00::1)")))?;
+    // An IPv4 address in IPv6 clothes is dialled as what it is, and told by one spelling in logs.
+    let ip = ip.to_canonical();
     if ip.is_unspecified() || ip.is_multicast() {
         return Err(("wg_ip", format!("{ip} cannot be dialled")));
     }

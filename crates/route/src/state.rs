@@ -5,9 +5,9 @@
 //! all that decides whether a connection may be reserved, which makes the reservation one compare-and-swap and the
 //! hard limit exact.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::latency::RoundTrip;
@@ -16,6 +16,9 @@ use crate::outlier::{FailureRun, OutlierPolicy};
 
 const CHUNK: usize = 1024;
 const MAX_CHUNKS: usize = 64;
+/// Backends that have left the table and whose state is kept, in case they come back: a row that was invalid for one
+/// load, or deleted and inserted again, finds its connections and its history.
+const KEPT_RETIRED: usize = 64;
 
 /// Where a backend's state is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,7 +44,8 @@ impl SlotKey {
     }
 }
 
-/// One backend's word: connections in the low half, marks above.
+/// One backend's word: connections in the low half, marks above, and the slot's generation in the top 28 bits, so that
+/// nobody who holds an older table can reserve on a slot's next owner.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
@@ -55,6 +59,17 @@ impl Word {
     /// Within the near set of the latency policy.
     const NEAR: u64 = 1 << 35;
     const BARRED: u64 = Self::DOWN | Self::EJECTED;
+    const GENERATION_SHIFT: u32 = 36;
+
+    #[allow(clippy::cast_possible_truncation, reason = "28 bits")]
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> Self::GENERATION_SHIFT) as u32
+    }
+
+    /// The next owner's first word.
+    fn next_owner(self) -> u64 {
+        ((self.0 >> Self::GENERATION_SHIFT) + 1) << Self::GENERATION_SHIFT
+    }
 
     #[allow(clippy::cast_possible_truncation, reason = "the low half is the count")]
     pub(crate) fn connections(self) -> u32 {
@@ -107,7 +122,6 @@ impl Words<'_> {
 
 #[derive(Default)]
 struct Detail {
-    generation: AtomicU32,
     /// When the pause of an ejected backend ends, in [`Moment`] milliseconds.
     ejected_until: AtomicU64,
     failures: FailureRun,
@@ -130,8 +144,8 @@ impl Chunk {
 #[derive(Default)]
 struct Owners {
     by_id: HashMap<String, Slot>,
-    /// Slots whose backend left the table; reused once their last connection is gone.
-    retired: Vec<Slot>,
+    /// Slots whose backend left the table, longest first; reused once their last connection is gone.
+    retired: VecDeque<(String, Slot)>,
     next: u32,
 }
 
@@ -151,7 +165,7 @@ impl StatePool {
     /// Most backends one process can hold. A table with more is rejected as a whole.
     pub const CAPACITY: usize = CHUNK * MAX_CHUNKS;
 
-    /// Gives every id its slot: the one it had, or a fresh one. Ids no longer named lose theirs.
+    /// Gives every id its slot: the one it has or had, or a fresh one. Ids no longer named lose theirs.
     ///
     /// The caller has checked that there are at most [`Self::CAPACITY`] ids; `None` when retired slots that still carry
     /// connections leave too little room for them.
@@ -159,43 +173,58 @@ impl StatePool {
         let mut owners = self.owners();
         let mut previous = std::mem::take(&mut owners.by_id);
         let ids: Vec<&str> = ids.collect();
-        let mut kept: Vec<Option<Slot>> = ids.iter().map(|id| previous.remove(*id)).collect();
-        owners.retired.extend(previous.into_values());
+        let kept: Vec<Option<Slot>> = ids.iter().map(|id| previous.remove(*id)).collect();
+        let returning: HashMap<String, Slot> = owners.retired.drain(..).collect();
+        let (mut returning, retired): (HashMap<_, _>, Vec<_>) = {
+            let named: std::collections::HashSet<&str> = ids.iter().copied().collect();
+            let (back, gone): (Vec<_>, Vec<_>) = returning.into_iter().partition(|(id, _)| named.contains(id.as_str()));
+            (back.into_iter().collect(), gone)
+        };
+        owners.retired.extend(retired);
+        owners.retired.extend(previous);
         let mut keys = Vec::with_capacity(ids.len());
-        for (id, kept) in ids.iter().zip(&mut kept) {
-            let slot = match kept.take() {
+        for (id, kept) in ids.iter().zip(kept) {
+            let slot = match kept.or_else(|| returning.remove(*id)) {
                 Some(slot) => slot,
                 None => self.vacant(&mut owners)?,
             };
             owners.by_id.insert((*id).to_owned(), slot);
-            keys.push(SlotKey { slot, generation: self.detail(slot).generation.load(Relaxed) });
+            keys.push(SlotKey { slot, generation: self.word(slot).generation() });
         }
         Some(keys)
     }
 
+    /// A slot nobody owns: a new one, or that of the backend that left first and has no connection left.
     fn vacant(&self, owners: &mut Owners) -> Option<Slot> {
-        if let Some(at) = owners.retired.iter().position(|&slot| self.word(slot).connections() == 0) {
-            let slot = owners.retired.swap_remove(at);
-            self.clear(slot);
-            return Some(slot);
+        let exhausted = owners.next as usize >= Self::CAPACITY;
+        if exhausted || owners.retired.len() > KEPT_RETIRED {
+            let free = owners.retired.iter().position(|&(_, slot)| self.pass_on(slot));
+            if let Some((_, slot)) = free.and_then(|at| owners.retired.remove(at)) {
+                return Some(slot);
+            }
         }
-        let index = owners.next as usize;
-        if index >= Self::CAPACITY {
+        if exhausted {
             return None;
         }
+        let index = owners.next as usize;
         owners.next += 1;
         self.chunks[index / CHUNK].get_or_init(Chunk::new);
         Some(Slot(u32::try_from(index).expect("below CAPACITY")))
     }
 
-    fn clear(&self, slot: Slot) {
-        let detail = self.detail(slot);
-        detail.generation.fetch_add(1, Relaxed);
-        detail.ejected_until.store(0, Relaxed);
-        detail.failures.clear();
-        detail.round_trip.clear();
-        detail.served.store(0, Relaxed);
-        self.atomic(slot).store(0, Relaxed);
+    /// Makes a slot ready for its next owner, unless a connection is on it or gets on it meanwhile.
+    fn pass_on(&self, slot: Slot) -> bool {
+        let word = self.word(slot);
+        let passed = word.connections() == 0
+            && self.atomic(slot).compare_exchange(word.0, word.next_owner(), AcqRel, Relaxed).is_ok();
+        if passed {
+            let detail = self.detail(slot);
+            detail.ejected_until.store(0, Relaxed);
+            detail.failures.clear();
+            detail.round_trip.clear();
+            detail.served.store(0, Relaxed);
+        }
+        passed
     }
 
     fn owners(&self) -> MutexGuard<'_, Owners> {
@@ -248,9 +277,11 @@ impl StatePool {
         self.word(slot).is_ejected()
     }
 
-    /// The verdict of the active checks.
-    pub fn set_down(&self, slot: Slot, down: bool) {
-        self.mark(slot, Word::DOWN, down);
+    /// The verdict of the active checks; of a former owner of the slot it counts for nothing.
+    pub fn set_down(&self, key: SlotKey, down: bool) {
+        if self.word(key.slot).generation() == key.generation {
+            self.mark(key.slot, Word::DOWN, down);
+        }
     }
 
     pub(crate) fn set_near(&self, slot: Slot, near: bool) {
@@ -270,12 +301,14 @@ impl StatePool {
         !word.on_trial() && now.as_millis() >= self.detail(slot).ejected_until.load(Relaxed)
     }
 
-    /// Takes one connection if the backend has one left below `hard` and is in service, on trial, or `forced`.
-    pub(crate) fn reserve(self: &Arc<Self>, slot: Slot, hard: u32, now: Moment, forced: bool) -> Option<Reservation> {
+    /// Takes one connection if the slot is still the backend's, has one left below `hard`, and is in service, on trial,
+    /// or `forced`.
+    pub(crate) fn reserve(self: &Arc<Self>, key: SlotKey, hard: u32, now: Moment, forced: bool) -> Option<Reservation> {
+        let slot = key.slot;
         let mut current = self.atomic(slot).load(Acquire);
         loop {
             let word = Word(current);
-            if word.connections() >= hard {
+            if word.connections() >= hard || word.generation() != key.generation {
                 return None;
             }
             let mut next = current + 1;
@@ -371,42 +404,56 @@ mod tests {
     #[test]
     fn a_hard_limit_is_exact_under_contention() {
         let (pool, keys) = pool(&["a"]);
-        let slot = keys[0].slot;
+        let key = keys[0];
         let held: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| (0..100).filter_map(|_| pool.reserve(slot, 50, T0, false)).collect::<Vec<_>>()))
+                .map(|_| scope.spawn(|| (0..100).filter_map(|_| pool.reserve(key, 50, T0, false)).collect::<Vec<_>>()))
                 .collect();
             threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
         });
         assert_eq!(held.len(), 50);
-        assert_eq!(pool.connections(slot), 50);
+        assert_eq!(pool.connections(key.slot), 50);
         drop(held);
-        assert_eq!(pool.connections(slot), 0);
+        assert_eq!(pool.connections(key.slot), 0);
     }
 
     #[test]
-    fn counts_survive_a_reload_and_slots_are_reused_only_when_empty() {
+    fn counts_survive_a_reload_and_an_absence() {
         let (pool, keys) = pool(&["a", "b"]);
-        let held = pool.reserve(keys[0].slot, 9, T0, false).unwrap();
+        let held = pool.reserve(keys[0], 9, T0, false).unwrap();
         let again = pool.assign(["b", "a"].into_iter()).unwrap();
         assert_eq!(again[1], keys[0]);
         assert_eq!(pool.connections(again[1].slot), 1);
 
-        // "a" leaves with a connection still open: its slot may not be given away yet.
-        let without_a = pool.assign(["b", "c"].into_iter()).unwrap();
-        assert_ne!(without_a[1].slot, keys[0].slot);
+        // "a" leaves with a connection still open and comes back: it is still counted.
+        pool.assign(["b"].into_iter()).unwrap();
+        let back = pool.assign(["b", "a"].into_iter()).unwrap();
+        assert_eq!(back[1], keys[0]);
+        assert_eq!(pool.connections(back[1].slot), 1);
         drop(held);
-        let later = pool.assign(["b", "c", "d"].into_iter()).unwrap();
-        assert_eq!(later[2].slot, keys[0].slot);
-        assert_ne!(later[2], keys[0], "a new owner is a new generation");
+    }
+
+    #[test]
+    fn a_slot_is_passed_on_when_empty_and_never_to_holders_of_an_older_table() {
+        let pool = Arc::new(StatePool::default());
+        let names: Vec<String> = (0..=KEPT_RETIRED).map(|n| format!("old{n}")).collect();
+        let old = pool.assign(names.iter().map(String::as_str)).unwrap();
+        let held = pool.reserve(old[0], 9, T0, false).unwrap();
+        let new = pool.assign(["new"].into_iter()).unwrap();
+        let former = old.iter().find(|key| key.slot == new[0].slot).expect("an old slot is reused");
+        assert_ne!(former.slot, old[0].slot, "one with a connection is not");
+        assert!(pool.reserve(*former, 9, T0, false).is_none(), "the former owner has no claim on it");
+        pool.set_down(*former, true);
+        assert!(pool.reserve(new[0], 9, T0, false).is_some());
+        drop(held);
     }
 
     #[test]
     fn an_ejected_backend_is_tried_by_one_connection_at_a_time() {
         let (pool, keys) = pool(&["a"]);
-        let slot = keys[0].slot;
+        let (key, slot) = (keys[0], keys[0].slot);
         let policy = OutlierPolicy { consecutive_failures: 2, ..OutlierPolicy::default() };
-        let reserve = |now| pool.reserve(slot, 9, now, false);
+        let reserve = |now| pool.reserve(key, 9, now, false);
         assert_eq!(reserve(T0).unwrap().failed(&policy, T0), None);
         let pause = reserve(T0).unwrap().failed(&policy, T0).unwrap();
         assert!(pool.is_ejected(slot));
@@ -428,10 +475,10 @@ mod tests {
     fn a_trial_given_up_lets_the_next_one_try() {
         let (pool, keys) = pool(&["a"]);
         let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
-        let pause = pool.reserve(keys[0].slot, 9, T0, false).unwrap().failed(&policy, T0).unwrap();
+        let pause = pool.reserve(keys[0], 9, T0, false).unwrap().failed(&policy, T0).unwrap();
         let due = T0.after(pause);
-        drop(pool.reserve(keys[0].slot, 9, due, false).unwrap());
-        assert!(pool.reserve(keys[0].slot, 9, due, false).is_some());
+        drop(pool.reserve(keys[0], 9, due, false).unwrap());
+        assert!(pool.reserve(keys[0], 9, due, false).is_some());
         assert_eq!(pool.connections(keys[0].slot), 0);
     }
 }

@@ -197,7 +197,7 @@ impl Table {
     /// Takes one connection of the chosen backend, unless others took the last one meanwhile.
     pub fn reserve(&self, choice: &Choice, now: Moment) -> Option<Reservation> {
         let backend = self.backend(choice.index);
-        self.states.reserve(self.keys[choice.index].slot, backend.limits.hard, now, choice.forced)
+        self.states.reserve(self.keys[choice.index], backend.limits.hard, now, choice.forced)
     }
 
     pub(crate) fn view_of(&self, app: Option<&str>) -> Option<&View> {

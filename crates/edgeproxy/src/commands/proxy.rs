@@ -1,11 +1,12 @@
 //! `edgeproxy proxy`: a POP.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::say;
 use crate::admin;
@@ -56,6 +57,8 @@ fn control_plane(config: Config) -> Result<(), String> {
 }
 
 async fn run(config: Config) -> Result<(), String> {
+    // From here on a signal drains; before, it would just end the process.
+    let mut stop = Stop::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
     let descriptors = process::raise_descriptor_limit();
     for notice in &config.notices {
         tracing::warn!("{notice}");
@@ -74,29 +77,35 @@ async fn run(config: Config) -> Result<(), String> {
     tracing::info!(descriptors, "ready");
 
     tokio::select! {
-        () = asked_to_stop() => {}
+        () = stop.asked() => {}
         () = running.asked_to_drain() => {}
     }
     let deadline = running.drain_within();
     tracing::info!(connections = running.pop.open_connections(), ?deadline, "draining");
     tokio::select! {
         cut = running.pop.drain(deadline) => tracing::info!(cut, "drained"),
-        () = asked_to_stop() => tracing::warn!("told to stop again: not waiting any longer"),
+        () = stop.asked() => tracing::warn!("told to stop again: not waiting any longer"),
     }
     running.pop.stop();
     Ok(())
 }
 
-/// Resolves at SIGTERM or SIGINT.
-async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received; stop this process by the admin API");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the next of either.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -88,7 +88,7 @@ impl Visit {
             Kind::Impatient => {
                 self.connect(load.pop.addresses()[TIGHT]).await?;
                 sleep(dice.millis(0, 30)).await;
-                self.client.take().map_or(Ok(()), |client| if dice.below(2) == 0 { client.abort() } else { Ok(()) })
+                self.leave().await
             }
             Kind::Queued => {
                 self.connect(load.pop.addresses()[TIGHT]).await?;
@@ -153,6 +153,17 @@ impl Visit {
         match self.client().ending().await? {
             (bytes, Ending::Reset) if bytes.is_empty() => Ok(()),
             other => Err(io::Error::new(ErrorKind::InvalidData, format!("not refused: {other:?}"))),
+        }
+    }
+
+    /// Finishes without a word, be it served already or still in the queue. (By a reset the backend would learn of it
+    /// later than the next client comes, and count both.)
+    async fn leave(&mut self) -> io::Result<()> {
+        self.client().finish().await?;
+        match self.client().ending().await? {
+            (bytes, Ending::Reset) if bytes.is_empty() => Ok(()),
+            (greeting, Ending::Finished) if greeting == b"tight\n" => Ok(()),
+            (rest, ending) => Err(bad_end(rest.len() as u64, 0, ending)),
         }
     }
 

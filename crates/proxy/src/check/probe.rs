@@ -85,7 +85,8 @@ pub fn parse_status(line: &[u8]) -> Option<u16> {
     let line = std::str::from_utf8(line).ok()?;
     let (version, rest) = line.split_once(' ')?;
     let status = rest.split([' ', '\r']).next()?;
-    (version.starts_with("HTTP/1.") && status.len() == 3).then(|| status.parse().ok())?
+    let is_status = status.len() == 3 && status.bytes().all(|byte| byte.is_ascii_digit());
+    (version.starts_with("HTTP/1.") && is_status).then(|| status.parse().ok())?
 }
 
 async fn shake_hands(stream: TcpStream, name: Option<&str>, addr: SocketAddr) -> Result<(), ProbeError> {
@@ -169,7 +170,7 @@ mod tests {
     fn status_lines() {
         assert_eq!(parse_status(b"HTTP/1.1 200 OK\r"), Some(200));
         assert_eq!(parse_status(b"HTTP/1.0 503\r"), Some(503));
-        for line in [&b"SSH-2.0-x"[..], b"HTTP/2 200", b"HTTP/1.1 2000 x", b"HTTP/1.1", b"\xff\xfe 200"] {
+        for line in [&b"SSH-2.0-x"[..], b"HTTP/2 200", b"HTTP/1.1 2000 x", b"HTTP/1.1 +20 x", b"HTTP/1.1", b"\xff\xfe 200"] {
             assert_eq!(parse_status(line), None);
         }
     }

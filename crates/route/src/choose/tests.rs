@@ -82,9 +82,9 @@ impl World {
     }
 
     fn fill(&mut self, id: &str, connections: u32) {
-        let slot = self.key(id).slot;
+        let key = self.key(id);
         for _ in 0..connections {
-            self.held.push(self.states.reserve(slot, u32::MAX, NOW, true).unwrap());
+            self.held.push(self.states.reserve(key, u32::MAX, NOW, true).unwrap());
         }
     }
 
@@ -274,12 +274,12 @@ fn limits_drain_health_and_ejection_keep_clients_out() {
     world.fill("nrt", 20);
     assert_ne!(geo(&world, jp), "nrt", "full");
     world.held.clear();
-    world.states.set_down(world.key("nrt").slot, true);
+    world.states.set_down(world.key("nrt"), true);
     assert_ne!(geo(&world, jp), "nrt", "down");
-    world.states.set_down(world.key("nrt").slot, false);
+    world.states.set_down(world.key("nrt"), false);
     assert_eq!(geo(&world, jp), "nrt");
     let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
-    let failed = world.states.reserve(world.key("nrt").slot, 20, NOW, false).unwrap();
+    let failed = world.states.reserve(world.key("nrt"), 20, NOW, false).unwrap();
     let pause = failed.failed(&policy, NOW).unwrap();
     assert_ne!(geo(&world, jp), "nrt", "ejected");
     let tried = Exclusions::default();
@@ -305,11 +305,11 @@ fn no_route_says_why() {
     let mut tried = Exclusions::default();
     assert_eq!(world.ask(&Request { app: Some("mail"), ..request(&tried) }), Err(NoRoute::NoBackend));
     for id in ["gru", "iad"] {
-        world.states.set_down(world.key(id).slot, true);
+        world.states.set_down(world.key(id), true);
     }
     assert_eq!(world.ask(&request(&tried)), Err(NoRoute::AllDown));
     assert!(world.ask(&Request { forced: true, ..request(&tried) }).is_ok(), "when_all_down = try");
-    world.states.set_down(world.key("gru").slot, false);
+    world.states.set_down(world.key("gru"), false);
     world.fill("gru", 20);
     assert_eq!(world.ask(&request(&tried)), Err(NoRoute::AllFull));
     world.held.clear();
@@ -329,9 +329,9 @@ fn affinity_overrides_nearness_but_never_health_drain_or_the_hard_limit() {
     world.fill("syd", 5);
     assert_eq!(world.ask(&request), Ok("fra"), "the hard limit does");
     world.held.clear();
-    world.states.set_down(world.key("syd").slot, true);
+    world.states.set_down(world.key("syd"), true);
     assert_eq!(world.ask(&request), Ok("fra"));
-    world.states.set_down(world.key("syd").slot, false);
+    world.states.set_down(world.key("syd"), false);
     assert_eq!(world.ask(&request), Ok("syd"), "and the client returns");
     assert_eq!(world.ask(&Request { app: Some("mail"), ..request }), Err(NoRoute::NoBackend));
 }
