@@ -1,6 +1,11 @@
 //! Active checks: each kind against servers that really fail it, and what their verdict does to clients.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may panic, and tells what it measured"
+)]
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

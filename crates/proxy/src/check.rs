@@ -140,7 +140,9 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
             pop.metrics.checks.get_or_create(&ByResult { result: if passed { "pass" } else { "fail" } }).inc();
             match outcome {
                 Ok(connect) => states.observe_round_trip(slot, millis(connect), now),
-                Err(error) => tracing::debug!(backend = subject.backend.id, %error, took = ?started.elapsed(), "check failed"),
+                Err(error) => {
+                    tracing::debug!(backend = subject.backend.id, %error, took = ?started.elapsed(), "check failed")
+                }
             }
             if let Some(verdict) = health.handle_result(&check.pace, passed, now, random()) {
                 tracing::warn!(backend = subject.backend.id, addr = %subject.backend.addr, ?verdict, "check verdict turned");

@@ -251,7 +251,8 @@ impl ConnectionLog {
         let full = std::mem::take(lines);
         let Some(writer) = &self.writer else { return };
         if let Err(refused) = writer.try_send(full) {
-            let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) = refused;
+            let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) =
+                refused;
             self.dropped.inc_by(lost.iter().filter(|&&byte| byte == b'\n').count() as u64);
         }
     }

@@ -39,11 +39,8 @@ pub(crate) fn start(
 }
 
 async fn run(pop: Arc<Pop>, number: usize, sockets: Vec<(Arc<Listener>, StdListener)>) -> io::Result<()> {
-    let core = Arc::new(Core {
-        live: Arc::clone(&pop.cores[number].live),
-        lot: Arc::new(Lot::new()?),
-        pop: Arc::clone(&pop),
-    });
+    let core =
+        Arc::new(Core { live: Arc::clone(&pop.cores[number].live), lot: Arc::new(Lot::new()?), pop: Arc::clone(&pop) });
     for (listener, socket) in sockets {
         let socket = TcpListener::from_std(socket)?;
         let (core, pop) = (Arc::clone(&core), Arc::clone(&pop));
@@ -61,7 +58,12 @@ async fn run(pop: Arc<Pop>, number: usize, sockets: Vec<(Arc<Listener>, StdListe
                     None => {
                         reset_on_close(&stream);
                         arrivals.count_refusal(Refusal::TooManyConnections);
-                        core.pop.log.refused(&Refused::at_accept(&arrivals.name, peer, Refusal::TooManyConnections, at));
+                        core.pop.log.refused(&Refused::at_accept(
+                            &arrivals.name,
+                            peer,
+                            Refusal::TooManyConnections,
+                            at,
+                        ));
                     }
                 }
             })

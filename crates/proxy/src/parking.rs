@@ -67,7 +67,12 @@ impl<T> Lot<T> {
     ///
     /// # Errors
     /// The sockets cannot be handed over; the connection is lost.
-    pub(crate) fn park(&self, pair: Pair, load: T, deadline: Option<(Instant, Close)>) -> io::Result<Option<(Pair, T)>> {
+    pub(crate) fn park(
+        &self,
+        pair: Pair,
+        load: T,
+        deadline: Option<(Instant, Close)>,
+    ) -> io::Result<Option<(Pair, T)>> {
         let progress = pair.progress;
         let client: OwnedFd = pair.client.into_std()?.into();
         let backend: OwnedFd = pair.backend.into_std()?.into();
@@ -136,8 +141,13 @@ impl<T> Lot<T> {
         Ok(woken)
     }
 
-    fn collect_events(&self, mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>, keys: &mut Vec<usize>) -> io::Result<()> {
-        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
+    fn collect_events(
+        &self,
+        mut ready: tokio::io::unix::AsyncFdReadyGuard<'_, OwnedFd>,
+        keys: &mut Vec<usize>,
+    ) -> io::Result<()> {
+        let mut events =
+            [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
         let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let count = epoll::wait(self.epoll.get_ref(), &mut events[..], Some(&zero))?;
         if count < EVENTS {

@@ -100,8 +100,8 @@ impl Pop {
         let mut listeners = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
         for listener in &settings.listeners {
-            let (address, bound) = listener::bind(listener, cores)
-                .map_err(|error| StartError::Bind { address: listener.bind, error })?;
+            let (address, bound) =
+                listener::bind(listener, cores).map_err(|error| StartError::Bind { address: listener.bind, error })?;
             let listener = Arc::new(Listener::new(listener.clone(), address, &metrics));
             for (core, socket) in sockets.iter_mut().zip(bound) {
                 core.push((Arc::clone(&listener), socket));

@@ -82,9 +82,8 @@ impl Progress {
             .half_close_timeout
             .filter(|_| half_closed)
             .map(|timeout| (self.last_moved + timeout, Close::HalfCloseTimeout));
-        let lifetime = settings
-            .max_lifetime
-            .map(|lifetime| (Instant::from_std(record.started) + lifetime, Close::MaxLifetime));
+        let lifetime =
+            settings.max_lifetime.map(|lifetime| (Instant::from_std(record.started) + lifetime, Close::MaxLifetime));
         [idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }

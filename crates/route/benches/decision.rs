@@ -19,11 +19,38 @@ const COUNTS: [usize; 3] = [10, 100, 1_000];
 
 /// Regions of one large provider and the country of each.
 const REGIONS: [(&str, &str); 32] = [
-    ("ams", "NL"), ("arn", "SE"), ("atl", "US"), ("bog", "CO"), ("bom", "IN"), ("bos", "US"), ("cdg", "FR"),
-    ("den", "US"), ("dfw", "US"), ("ewr", "US"), ("eze", "AR"), ("fra", "DE"), ("gdl", "MX"), ("gig", "BR"),
-    ("gru", "BR"), ("hkg", "HK"), ("iad", "US"), ("jnb", "ZA"), ("lax", "US"), ("lhr", "GB"), ("mad", "ES"),
-    ("mia", "US"), ("nrt", "JP"), ("ord", "US"), ("otp", "RO"), ("scl", "CL"), ("sea", "US"), ("sin", "SG"),
-    ("sjc", "US"), ("syd", "AU"), ("waw", "PL"), ("yyz", "CA"),
+    ("ams", "NL"),
+    ("arn", "SE"),
+    ("atl", "US"),
+    ("bog", "CO"),
+    ("bom", "IN"),
+    ("bos", "US"),
+    ("cdg", "FR"),
+    ("den", "US"),
+    ("dfw", "US"),
+    ("ewr", "US"),
+    ("eze", "AR"),
+    ("fra", "DE"),
+    ("gdl", "MX"),
+    ("gig", "BR"),
+    ("gru", "BR"),
+    ("hkg", "HK"),
+    ("iad", "US"),
+    ("jnb", "ZA"),
+    ("lax", "US"),
+    ("lhr", "GB"),
+    ("mad", "ES"),
+    ("mia", "US"),
+    ("nrt", "JP"),
+    ("ord", "US"),
+    ("otp", "RO"),
+    ("scl", "CL"),
+    ("sea", "US"),
+    ("sin", "SG"),
+    ("sjc", "US"),
+    ("syd", "AU"),
+    ("waw", "PL"),
+    ("yyz", "CA"),
 ];
 
 fn main() {
@@ -73,8 +100,16 @@ fn decide(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
     let mut held = Vec::new();
     for n in 0..table.backends().len() * 20 {
         let place = clients[n % clients.len()];
-        let request =
-            Request { place, app: Some("web"), policy, tried: &tried, bound: None, forced: false, now, random: n as u64 };
+        let request = Request {
+            place,
+            app: Some("web"),
+            policy,
+            tried: &tried,
+            bound: None,
+            forced: false,
+            now,
+            random: n as u64,
+        };
         if let Ok(choice) = table.choose(&request) {
             held.extend(table.reserve(&choice, now));
         }
@@ -82,7 +117,8 @@ fn decide(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
     bencher.bench_local(|| {
         random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let place = clients[usize::try_from(random >> 62).expect("two bits")];
-        let request = Request { place, app: Some("web"), policy, tried: &tried, bound: None, forced: false, now, random };
+        let request =
+            Request { place, app: Some("web"), policy, tried: &tried, bound: None, forced: false, now, random };
         black_box(table.choose(black_box(&request)))
     });
 }

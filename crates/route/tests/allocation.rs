@@ -68,7 +68,8 @@ fn lookup_choice_reservation_and_affinity_allocate_nothing() {
             let before = ALLOCATIONS.get();
             let place = geo.lookup(client.ip());
             let bound = affinity.get(client.affinity_key(), now);
-            let request = Request { place, app: Some("default"), policy, tried: &tried, bound, forced: false, now, random: 3 };
+            let request =
+                Request { place, app: Some("default"), policy, tried: &tried, bound, forced: false, now, random: 3 };
             let choice = table.choose(&request).unwrap();
             let reservation = table.reserve(&choice, now).unwrap();
             drop(reservation);

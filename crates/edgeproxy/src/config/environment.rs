@@ -51,6 +51,11 @@ impl Environment {
         // Sorted, so that the same mistakes always read the same.
         for (name, value) in variables.into_iter().collect::<BTreeMap<_, _>>() {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) || *name == DEBUG) else { continue };
+            if name.chars().any(char::is_control) {
+                // Shown as it is, it could move the cursor of whoever reads the message.
+                found.complain(&name.escape_debug().to_string(), "has control characters in its name".to_owned());
+                continue;
+            }
             match value.to_str() {
                 Some("") => {}
                 Some(value) if name == DEBUG => debug = Some(value.to_owned()),

@@ -170,7 +170,9 @@ mod tests {
     fn status_lines() {
         assert_eq!(parse_status(b"HTTP/1.1 200 OK\r"), Some(200));
         assert_eq!(parse_status(b"HTTP/1.0 503\r"), Some(503));
-        for line in [&b"SSH-2.0-x"[..], b"HTTP/2 200", b"HTTP/1.1 2000 x", b"HTTP/1.1 +20 x", b"HTTP/1.1", b"\xff\xfe 200"] {
+        for line in
+            [&b"SSH-2.0-x"[..], b"HTTP/2 200", b"HTTP/1.1 2000 x", b"HTTP/1.1 +20 x", b"HTTP/1.1", b"\xff\xfe 200"]
+        {
             assert_eq!(parse_status(line), None);
         }
     }

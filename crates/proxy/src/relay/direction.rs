@@ -237,9 +237,7 @@ impl Direction {
 fn half_close(destination: &TcpStream) -> Result<(), Broken> {
     match SockRef::from(destination).shutdown(Shutdown::Write) {
         // Not connected any more: the other direction is about to see the reset that caused it.
-        Err(error) if error.kind() != io::ErrorKind::NotConnected => {
-            Err(Broken { side: Side::Destination, error })
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(Broken { side: Side::Destination, error }),
         _ => Ok(()),
     }
 }

@@ -51,5 +51,6 @@ impl Embedded {
 /// The country of the range before `after`.
 fn country(codes: &[Option<NonZeroU16>], after: usize) -> Option<Country> {
     let code = codes.get(after.checked_sub(1)?).copied().flatten()?;
-    Some(Country::from_code(code.get().to_ne_bytes())).filter(|country| country.code().iter().all(u8::is_ascii_uppercase))
+    Some(Country::from_code(code.get().to_ne_bytes()))
+        .filter(|country| country.code().iter().all(u8::is_ascii_uppercase))
 }

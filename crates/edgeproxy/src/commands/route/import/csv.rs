@@ -112,7 +112,7 @@ impl Records<'_> {
                     value.push('"');
                     rest = after;
                 }
-                None if rest.is_empty() || rest.starts_with([',', '\r', '\n']) => {
+                None if rest.is_empty() || rest.starts_with([',', '\n']) || rest.starts_with("\r\n") => {
                     self.rest = rest;
                     return Ok(value);
                 }
