@@ -59,10 +59,12 @@ impl LogIndex {
     /// The line of a client: of its address and its time, as a port serves many in turn.
     pub(crate) fn find(&self, failure: &Failure) -> Option<&Value> {
         let slack = Duration::from_secs(2);
+        // The log's clock has milliseconds.
+        let from = failure.from - Duration::from_millis(1);
         let lines = self.0.get(&failure.address?.to_string())?;
         lines.iter().find(|line| {
             let ended = line["ts"].as_str().and_then(|ts| humantime::parse_rfc3339_weak(ts).ok());
-            ended.is_some_and(|ended| ended >= failure.from && ended <= failure.to + slack)
+            ended.is_some_and(|ended| ended >= from && ended <= failure.to + slack)
         })
     }
 }
@@ -74,6 +76,7 @@ pub(crate) struct Accounts {
     refused: BTreeMap<&'static str, i64>,
     refused_in_all: i64,
     logged: i64,
+    refused_logged: i64,
     descriptors_left: i64,
 }
 
@@ -104,16 +107,15 @@ impl Accounts {
         let descriptors_left = descriptors.await.unwrap() - at_start.descriptors;
 
         let closed = pop.count("edge_closed_total", &[]).await.unwrap();
+        let refused_in_all = pop.count("edge_refused_total", &[]).await.unwrap();
         let logged = eventually("the log's last lines", LONG, async || {
             let lines = pop.connections.all_json();
-            let ids: HashSet<&str> = lines
-                .iter()
-                .filter(|line| line["event"] == "connection")
-                .filter_map(|line| line["id"].as_str())
-                .collect();
-            let logged = i64::try_from(ids.len()).unwrap();
-            Ok((logged >= closed).then_some(logged))
+            let of = |event: &'static str| lines.iter().filter(move |line| line["event"] == event);
+            let ids: HashSet<&str> = of("connection").filter_map(|line| line["id"].as_str()).collect();
+            let logged = [ids.len(), of("refused").count()].map(|count| i64::try_from(count).unwrap());
+            Ok((logged[0] >= closed && logged[1] >= refused_in_all).then_some(logged))
         });
+        let [logged, refused_logged] = logged.await.unwrap();
         let mut refused = BTreeMap::new();
         for reason in ["proxy_header_malformed", "client_gone"] {
             refused.insert(reason, pop.count("edge_refused_total", &[("reason", reason)]).await.unwrap());
@@ -122,8 +124,9 @@ impl Accounts {
             accepted: pop.count("edge_connections_total", &[]).await.unwrap(),
             closed,
             refused,
-            refused_in_all: pop.count("edge_refused_total", &[]).await.unwrap(),
-            logged: logged.await.unwrap(),
+            refused_in_all,
+            logged,
+            refused_logged,
             descriptors_left,
         }
     }
@@ -131,6 +134,7 @@ impl Accounts {
     pub(crate) fn check(&self, visits: &Visits) {
         assert_eq!(self.accepted, self.closed + self.refused_in_all, "every client is closed or refused");
         assert_eq!(self.logged, self.closed, "a line for every connection, each with an id of its own");
+        assert_eq!(self.refused_logged, self.refused_in_all, "and for every client refused");
         assert_eq!(self.refused.values().sum::<i64>(), self.refused_in_all, "nobody is refused for want of a backend");
         assert_eq!(self.refused["proxy_header_malformed"], visits.count(Kind::BadHeader));
         let made: i64 = visits.done.keys().map(|kind| visits.count(*kind)).sum();
@@ -146,8 +150,8 @@ impl std::fmt::Display for Accounts {
         }
         write!(
             f,
-            "{} accepted = {} closed + {} refused ({refused} ); {} log lines; {} descriptors more than at the start",
-            self.accepted, self.closed, self.refused_in_all, self.logged, self.descriptors_left
+            "{} accepted = {} closed + {} refused ({refused} ); {} + {} log lines; {} descriptors more than at the start",
+            self.accepted, self.closed, self.refused_in_all, self.logged, self.refused_logged, self.descriptors_left
         )
     }
 }

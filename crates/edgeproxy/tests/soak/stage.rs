@@ -28,6 +28,8 @@ threads = 2
 park_after = "200ms"
 [routing]
 poll = "500ms"
+[log]
+refusals_per_second = 1000000
 [[listener]]
 bind = "127.0.0.1:0"
 app = "web"
