@@ -43,8 +43,8 @@ TARGET ?= route_sequence
 SECS ?= 60
 fuzz:
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
-	cd fuzz && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --features libfuzzer $(TARGET) -- \
-		-max_total_time=$(SECS) -timeout=10 -max_len=4300
+	cd fuzz && mkdir -p found/$(TARGET) && RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none --features libfuzzer \
+		$(TARGET) found/$(TARGET) corpus/$(TARGET) -- -max_total_time=$(SECS) -timeout=10 -max_len=4300
 
 # Everything at once for ten minutes, against the real binary; `make unit` does so for eight seconds.
 soak:

@@ -22,8 +22,11 @@ pub use mmdb::mmdb;
 pub use proxy_header::proxy_header;
 pub use route_sequence::route_sequence;
 
-/// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+/// A target: the name of its corpus, and what runs an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 8] = [
     ("proxy_header", proxy_header),
     ("http_status", http_status),
     ("mmdb", mmdb),

@@ -69,7 +69,7 @@ impl Environment {
             match value.to_ascii_lowercase().as_str() {
                 "1" | "true" => found.set("log.level", DEBUG, "debug", false),
                 "0" | "false" => {}
-                _ => found.notices.push(format!("DEBUG={value} has no effect here; EDGEPROXY_LOG=debug logs more")),
+                _ => found.notices.push(format!("DEBUG={value:?} has no effect here; EDGEPROXY_LOG=debug logs more")),
             }
         }
         found

@@ -37,7 +37,7 @@ fn the_older_switch_for_debug_is_weaker_than_our_variable() {
         ("true", "debug", vec![]),
         ("0", "info", vec![]),
         ("", "info", vec![]),
-        ("app:*", "info", vec!["DEBUG=app:* has no effect here; EDGEPROXY_LOG=debug logs more"]),
+        ("app:*", "info", vec!["DEBUG=\"app:*\" has no effect here; EDGEPROXY_LOG=debug logs more"]),
     ] {
         let config = with("DEBUG", value).config();
         assert_eq!(
