@@ -12,7 +12,7 @@ use crate::failure::{Context, Failure};
 const INSIDE: &str = "BENCHMARKS_INSIDE_NAMESPACE";
 
 /// 50,000 ephemeral ports, and few enough connections in TIME_WAIT that the cost of connecting does not drift with the
-/// number of earlier ones.
+/// number of earlier ones. Reno may be chosen in any namespace and does not pace on loopback.
 const SYSCTLS: [(&str, &str); 4] = [
     ("net.ipv4.tcp_congestion_control", "reno"),
     ("net.ipv4.ip_local_port_range", "10000 59999"),

@@ -269,7 +269,6 @@ impl<'a> Errand<'a> {
 
     fn try_admit(&self) -> Result<(Arc<Table>, Choice, TakenSlot), Refusal> {
         let settings = &self.listener.settings;
-        let table = self.pop.table.load_full();
         let now = self.pop.clock.now();
         let mut request = Request {
             place: self.place,
@@ -282,6 +281,8 @@ impl<'a> Errand<'a> {
             random: random(),
         };
         loop {
+            // Loaded anew each time: of a table that was replaced meanwhile, backends may be gone.
+            let table = self.pop.table.load_full();
             let choice = match table.choose(&request) {
                 Err(NoRoute::AllDown) if settings.when_all_down == WhenAllDown::Try && !request.forced => {
                     request.forced = true;

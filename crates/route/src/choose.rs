@@ -152,6 +152,7 @@ impl Table {
         let fits = backend.accepts_new()
             && request.app.is_none_or(|app| app == backend.app)
             && word.in_service()
+            && word.generation() == self.key(index).generation
             && word.connections() < backend.limits.hard
             && !request.tried.has(slot);
         fits.then(|| {
@@ -373,6 +374,7 @@ impl<'a> Decision<'a> {
         for cell in cells {
             let word = words.get(cell.slot);
             if word.connections() < cell.hard
+                && word.generation() == cell.generation
                 && (word.in_service() || self.may_take_anyway(cell.slot, word))
                 && (nothing_tried || !self.request.tried.has(cell.slot))
             {

@@ -148,6 +148,8 @@ pub(crate) struct Group {
 /// What the inner loop of a decision reads of one backend.
 pub(crate) struct Cell {
     pub(crate) slot: Slot,
+    /// The slot is this backend's only while it has this generation.
+    pub(crate) generation: u32,
     pub(crate) soft: u32,
     pub(crate) hard: u32,
     /// 1 / (soft × weight): load becomes one multiplication.
@@ -246,6 +248,7 @@ impl Table {
         let limits = self.backends[index].limits;
         Cell {
             slot: self.keys[index].slot,
+            generation: self.keys[index].generation,
             soft: limits.soft,
             hard: limits.hard,
             per_connection: 1.0 / (f64::from(limits.soft) * f64::from(limits.weight)),
