@@ -72,10 +72,6 @@ impl Close {
     pub(crate) fn is_clean(self) -> bool {
         matches!(self, Self::Client | Self::Backend)
     }
-
-    pub(crate) fn from_repr(value: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|close| *close as u8 == value)
-    }
 }
 
 /// Why a client was turned away before any byte was relayed.

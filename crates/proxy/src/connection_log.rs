@@ -3,10 +3,8 @@
 //! Lines are formatted into a buffer of the core and written by a thread of their own, so that a slow disk or a full
 //! pipe never holds up a client. When the writer cannot keep up, lines are dropped and counted.
 
-use std::cell::RefCell;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,7 +15,6 @@ use edgeproxy_route::{ClientAddr, Country};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
-use tokio::sync::Notify;
 
 use crate::close::{Close, Refusal};
 use crate::record::Record;
@@ -107,11 +104,35 @@ impl<'a> Refused<'a> {
         let client = ClientAddr::new(peer);
         Self { listener, client, via: None, country: None, reason, attempts: 0, queued: Duration::ZERO, arrived }
     }
+
+    /// A client turned away after a backend was reached.
+    pub(crate) fn late(record: &'a Record, reason: Refusal) -> Self {
+        Self {
+            listener: &record.listener.name,
+            client: record.client,
+            via: record.via.as_deref().copied(),
+            country: record.country,
+            reason,
+            attempts: record.attempts,
+            queued: Duration::from_micros(record.queue_us.into()),
+            arrived: record.started,
+        }
+    }
 }
 
-thread_local! {
-    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static FIRST_LINE: Arc<Notify> = Arc::new(Notify::new());
+/// The lines of a core that the writer has not got yet.
+#[derive(Default)]
+pub(crate) struct Lines {
+    bytes: Vec<u8>,
+    /// When the first of them was written.
+    since: Option<Instant>,
+}
+
+impl Lines {
+    /// When they should be handed over at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.since.map(|since| since + FLUSH_AFTER)
+    }
 }
 
 impl ConnectionLog {
@@ -144,12 +165,11 @@ impl ConnectionLog {
         })
     }
 
-    pub(crate) fn closed(&self, record: &Record, close: Close) {
+    pub(crate) fn closed(&self, lines: &mut Lines, record: &Record, (bytes_in, bytes_out): (u64, u64), close: Close) {
         if self.writer.is_none() {
             return;
         }
-        let (bytes_in, bytes_out) = record.bytes();
-        self.line(&ConnectionLine {
+        self.line(lines, &ConnectionLine {
             ts: SystemTime::now(),
             event: "connection",
             id: Id { pop: &self.pop, number: record.id },
@@ -175,11 +195,11 @@ impl ConnectionLog {
         });
     }
 
-    pub(crate) fn refused(&self, refused: &Refused<'_>) {
+    pub(crate) fn refused(&self, lines: &mut Lines, refused: &Refused<'_>) {
         if self.writer.is_none() || !self.may_log_refusal() {
             return;
         }
-        self.line(&RefusalLine {
+        self.line(lines, &RefusalLine {
             ts: SystemTime::now(),
             event: "refused",
             pop: &self.pop,
@@ -213,20 +233,16 @@ impl ConnectionLog {
         true
     }
 
-    fn line(&self, line: &impl Serialize) {
-        LINES.with_borrow_mut(|lines| {
-            let before = lines.len();
-            if before == 0 {
-                FIRST_LINE.with(|first_line| first_line.notify_one());
-            }
-            match serde_json::to_writer(&mut *lines, line) {
-                Ok(()) => lines.push(b'\n'),
-                Err(_) => lines.truncate(before),
-            }
-            if lines.len() >= FLUSH_BYTES {
-                self.hand_over(lines);
-            }
-        });
+    fn line(&self, lines: &mut Lines, line: &impl Serialize) {
+        let before = lines.bytes.len();
+        match serde_json::to_writer(&mut lines.bytes, line) {
+            Ok(()) => lines.bytes.push(b'\n'),
+            Err(_) => lines.bytes.truncate(before),
+        }
+        lines.since.get_or_insert_with(Instant::now);
+        if lines.bytes.len() >= FLUSH_BYTES {
+            self.flush(lines);
+        }
     }
 
     /// Waits until everything handed over is written. Nothing may be logged afterwards.
@@ -238,19 +254,11 @@ impl ConnectionLog {
         }
     }
 
-    /// Hands this thread's lines to the writer.
-    pub(crate) fn flush(&self) {
-        LINES.with_borrow_mut(|lines| {
-            if !lines.is_empty() {
-                self.hand_over(lines);
-            }
-        });
-    }
-
-    fn hand_over(&self, lines: &mut Vec<u8>) {
-        let full = std::mem::take(lines);
-        let Some(writer) = &self.writer else { return };
-        if let Err(refused) = writer.try_send(full) {
+    /// Hands the lines to the writer.
+    pub(crate) fn flush(&self, lines: &mut Lines) {
+        let Lines { bytes, .. } = std::mem::take(lines);
+        let Some(writer) = self.writer.as_ref().filter(|_| !bytes.is_empty()) else { return };
+        if let Err(refused) = writer.try_send(bytes) {
             let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) =
                 refused;
             self.dropped.inc_by(lost.iter().filter(|&&byte| byte == b'\n').count() as u64);
@@ -300,14 +308,4 @@ fn timestamp<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::
 fn millis(duration: Duration) -> f64 {
     let micros = u32::try_from(duration.as_micros());
     micros.map_or_else(|_| (duration.as_secs_f64() * 1000.0).round(), |micros| f64::from(micros) / 1000.0)
-}
-
-/// Flushes this core's lines soon after the first was written, and costs nothing while there are none.
-pub(crate) async fn flush_in_time(log: &ConnectionLog) {
-    let first_line = FIRST_LINE.with(Arc::clone);
-    loop {
-        first_line.notified().await;
-        tokio::time::sleep(FLUSH_AFTER).await;
-        log.flush();
-    }
 }

@@ -1,129 +1,302 @@
-//! One data-plane thread: its runtime, its share of every listener, its live and its parked connections.
+//! One data-plane thread: its share of every listener, its connections, and the loop that serves them.
+//!
+//! Everything here belongs to the one thread, so nothing is locked. Other threads leave orders in the mailbox.
+
+mod mailbox;
+mod timers;
+mod token;
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use slab::Slab;
 
-use crate::close::Refusal;
-use crate::connection::{Arrival, Established, finish, serve, serve_established};
-use crate::connection_log::{Refused, flush_in_time};
-use crate::listener::{Listener, accept_loop};
-use crate::parking::Lot;
-use crate::pop::{CoreHandle, Pop};
-use crate::record::Live;
-use crate::relay::{Pair, reset_on_close};
+use crate::close::{Close, Refusal};
+use crate::connection::{Connection, Step};
+use crate::connection_log::{Lines, Refused};
+use crate::drain::Phase;
+use crate::listener::{Door, Listener};
+use crate::pop::Pop;
+use crate::record::LiveConnection;
+use crate::relay::Workbench;
+use crate::socket::{Socket, reset_on_close};
+use timers::Timers;
+use token::Serials;
 
-/// What the connections of one thread share.
-pub(crate) struct Core {
+pub(crate) use mailbox::{Concerns, Mailbox, Order};
+pub(crate) use token::{End, Subject, Token};
+
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+/// Clients taken at once before those that are there get their turn.
+const ACCEPTED_AT_ONCE: usize = 32;
+
+/// What a core lends to the connection it is working on.
+pub(crate) struct Desk {
     pub(crate) pop: Arc<Pop>,
-    pub(crate) live: Arc<Live>,
-    lot: Arc<Lot<Established>>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) timers: Timers,
+    pub(crate) bench: Workbench,
+    /// Lines of the connection log.
+    pub(crate) lines: Lines,
+    /// When the loop last woke.
+    pub(crate) now: Instant,
+    epoll: OwnedFd,
+}
+
+/// The state of one data-plane thread.
+struct Core {
+    desk: Desk,
+    doors: Vec<Door>,
+    connections: Slab<Connection>,
+    serials: Serials,
+    /// Connections that have more to do.
+    busy: Vec<Token>,
 }
 
 /// Starts a data-plane thread on these sockets. It ends when a drain is over.
 pub(crate) fn start(
     pop: Arc<Pop>,
     number: usize,
-    sockets: Vec<(Arc<Listener>, StdListener)>,
+    sockets: Vec<(Arc<Listener>, TcpListener)>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mailbox = Arc::clone(&pop.cores[number]);
+    let now = Instant::now();
+    let desk = Desk {
+        pop,
+        mailbox,
+        timers: Timers::new(now),
+        bench: Workbench::new(),
+        lines: Lines::default(),
+        now,
+        epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+    };
+    desk.watch_for(&*desk.mailbox, Subject::Mailbox, EventFlags::IN)?;
+    let mut doors = Vec::new();
+    for (door, (listener, socket)) in (0..).zip(sockets) {
+        desk.watch_for(&socket, Subject::Door(door), EventFlags::IN)?;
+        doors.push(Door::new(listener, socket.into()));
+    }
+    let mut core = Core { desk, doors, connections: Slab::new(), serials: Serials::new(), busy: Vec::new() };
     std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
-        if let Err(error) = runtime.block_on(run(pop, number, sockets)) {
+        if let Err(error) = core.run() {
             tracing::error!(%error, core = number, "data-plane thread failed");
         }
+        core.desk.mailbox.close();
     })
 }
 
-async fn run(pop: Arc<Pop>, number: usize, sockets: Vec<(Arc<Listener>, StdListener)>) -> io::Result<()> {
-    let core =
-        Arc::new(Core { live: Arc::clone(&pop.cores[number].live), lot: Arc::new(Lot::new()?), pop: Arc::clone(&pop) });
-    for (listener, socket) in sockets {
-        let socket = TcpListener::from_std(socket)?;
-        let (core, pop) = (Arc::clone(&core), Arc::clone(&pop));
-        let arrivals = Arc::clone(&listener);
-        tokio::spawn(async move {
-            let stop = pop.drain.listeners_close();
-            accept_loop(socket, listener, stop, |stream, peer| {
-                let at = Instant::now();
-                arrivals.accepted.inc();
-                match core.pop.open_connection(&arrivals) {
-                    Some(open) => {
-                        let arrival = Arrival { stream, peer, at, listener: Arc::clone(&arrivals), open };
-                        tokio::spawn(serve(Arc::clone(&core), arrival));
-                    }
-                    None => {
-                        reset_on_close(&stream);
-                        arrivals.count_refusal(Refusal::TooManyConnections);
-                        core.pop.log.refused(&Refused::at_accept(
-                            &arrivals.name,
-                            peer,
-                            Refusal::TooManyConnections,
-                            at,
-                        ));
-                    }
-                }
-            })
-            .await;
-        });
+impl Desk {
+    /// Has epoll tell of a socket's news. (Closing the socket ends that.)
+    pub(crate) fn watch(&self, socket: &impl AsFd, subject: Subject) -> Result<(), Errno> {
+        self.watch_for(socket, subject, Socket::NEWS)
     }
-    let flushing = Arc::clone(&pop);
-    tokio::spawn(async move { flush_in_time(&flushing.log).await });
-    let handle = &pop.cores[number];
-    tokio::select! {
-        woken = core.wake_parked() => woken?,
-        () = core.pass_orders_on(handle) => {}
-        () = pop.drain.over() => {}
+
+    fn watch_for(&self, socket: &impl AsFd, subject: Subject, news: EventFlags) -> Result<(), Errno> {
+        epoll::add(&self.epoll, socket, EventData::new_u64(subject.encode()), news)
     }
-    pop.log.flush();
-    Ok(())
 }
 
 impl Core {
-    /// Leaves an idle connection in the lot.
-    pub(crate) fn park(self: Arc<Self>, pair: Pair, connection: Established) {
-        let record = Arc::clone(&connection.record);
-        let deadline = pair.progress.deadline(&record);
-        match self.lot.park(pair, connection, deadline) {
-            Ok(None) => {
-                self.pop.metrics.parked.inc();
-                // An order given in the moment between the relay's end and this one would go unseen.
-                if record.ordered().is_some() {
-                    self.lot.orders_given();
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut due = Vec::new();
+        while self.desk.pop.drain.phase() < Phase::Over {
+            self.wait(&mut events)?;
+            let mut orders = false;
+            for event in events.drain(..) {
+                let Event { flags, data } = event;
+                match Subject::decode(data.u64()) {
+                    Subject::Connection(token, end) => self.serve(token, |connection, desk| {
+                        connection.note(end, flags);
+                        connection.advance(desk)
+                    }),
+                    Subject::Door(number) => self.accept(number as usize)?,
+                    Subject::Mailbox => orders = true,
                 }
             }
-            Ok(Some((pair, connection))) => {
-                tokio::spawn(serve_established(self, pair, connection));
+            for token in std::mem::take(&mut self.busy) {
+                self.serve(token, Connection::advance);
             }
-            Err(error) => {
-                tracing::error!(%error, "parked connection lost");
-                self.live.remove(&record);
+            self.desk.timers.take_due(self.desk.now, &mut due);
+            for token in due.drain(..) {
+                self.serve(token, Connection::look);
             }
+            if orders {
+                self.obey()?;
+            }
+            self.reopen_doors()?;
+            self.report();
+        }
+        self.desk.pop.log.flush(&mut self.desk.lines);
+        Ok(())
+    }
+
+    /// Sleeps until a socket has news or something is due.
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        let until = [self.desk.timers.first(), self.desk.lines.due()]
+            .into_iter()
+            .chain(self.doors.iter().map(Door::closed_until))
+            .flatten()
+            .min();
+        let timeout = match until {
+            _ if !self.busy.is_empty() => Some(Duration::ZERO),
+            Some(until) => Some(until.saturating_duration_since(Instant::now())),
+            None => None,
+        };
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match epoll::wait(&self.desk.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.desk.now = Instant::now();
+        Ok(())
+    }
+
+    /// Works on a connection, unless it has ended since it was named.
+    fn serve(&mut self, token: Token, work: impl FnOnce(&mut Connection, &mut Desk) -> Step) {
+        let key = token.index as usize;
+        let Some(connection) = self.connections.get_mut(key).filter(|connection| connection.token() == token) else {
+            return;
+        };
+        match work(connection, &mut self.desk) {
+            Step::Wait => {}
+            Step::GoOn => self.busy.push(token),
+            Step::Close(close) => self.connections.remove(key).close(close, &mut self.desk),
+            Step::Refuse(refusal) => self.connections.remove(key).refuse(refusal, &mut self.desk),
         }
     }
 
-    /// Serves on what leaves the lot.
-    async fn wake_parked(self: &Arc<Self>) -> io::Result<()> {
-        loop {
-            for woken in self.lot.woken(|connection| connection.record.ordered()).await? {
-                self.pop.metrics.parked.dec();
-                match woken.load.record.ordered().or(woken.overdue) {
-                    Some(close) => finish(self, woken.pair, woken.load, close),
-                    None => {
-                        tokio::spawn(serve_established(Arc::clone(self), woken.pair, woken.load));
-                    }
+    fn accept(&mut self, number: usize) -> io::Result<()> {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            match self.doors[number].accept(self.desk.now) {
+                Ok(Some((client, peer))) => self.arrive(number, client, peer),
+                Ok(None) => break,
+                Err(pause) => {
+                    tracing::warn!(listener = self.doors[number].listener.name, error = %pause, "cannot accept; pausing");
+                    // Clients go on waiting; without this the loop would be told of them again and again.
+                    self.watch_door(number, EventFlags::empty())?;
+                    break;
                 }
             }
         }
+        Ok(())
     }
 
-    async fn pass_orders_on(&self, handle: &CoreHandle) {
-        loop {
-            handle.orders.notified().await;
-            self.lot.orders_given();
+    /// A client has come in.
+    fn arrive(&mut self, door: usize, client: OwnedFd, peer: SocketAddr) {
+        let listener = &self.doors[door].listener;
+        listener.accepted.inc();
+        let vacant = self.connections.vacant_entry();
+        let index = u32::try_from(vacant.key()).expect("descriptors bound the connections far below this");
+        let token = Token { index, serial: self.serials.take() };
+        let refusal = match self.desk.pop.open_connection(listener) {
+            None => Refusal::TooManyConnections,
+            Some(_) if self.desk.watch(&client, Subject::Connection(token, End::Client)).is_err() => {
+                Refusal::DescriptorsExhausted
+            }
+            Some(open) => {
+                vacant.insert(Connection::new(token, client, peer, open, &self.desk));
+                return self.serve(token, Connection::advance);
+            }
+        };
+        reset_on_close(&client);
+        listener.count_refusal(refusal);
+        let line = Refused::at_accept(&listener.name, peer, refusal, self.desk.now);
+        self.desk.pop.log.refused(&mut self.desk.lines, &line);
+    }
+
+    /// Opens again what was closed for want of descriptors or memory.
+    fn reopen_doors(&mut self) -> io::Result<()> {
+        for number in 0..self.doors.len() {
+            if self.doors[number].reopen(self.desk.now) {
+                self.watch_door(number, EventFlags::IN)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn watch_door(&self, number: usize, news: EventFlags) -> io::Result<()> {
+        let Some(socket) = self.doors[number].socket() else { return Ok(()) };
+        let subject = Subject::Door(u32::try_from(number).unwrap_or(u32::MAX));
+        Ok(epoll::modify(&self.desk.epoll, socket, EventData::new_u64(subject.encode()), news)?)
+    }
+
+    fn obey(&mut self) -> io::Result<()> {
+        for order in self.desk.mailbox.take() {
+            // Whoever asked may have stopped waiting for the reply.
+            match order {
+                Order::Turn(token) => self.serve(token, Connection::advance),
+                Order::Drain => self.drain()?,
+                Order::List { after, limit, reply } => drop(reply.send(self.list(after, limit))),
+                Order::End { concerns, close, reply } => drop(reply.send(self.end(&concerns, close))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns waiting clients away; once it is time, takes in those whom the kernel had already completed (they would be
+    /// reset otherwise) and closes the doors.
+    fn drain(&mut self) -> io::Result<()> {
+        for token in self.tokens(|connection| connection.record().is_none()) {
+            self.serve(token, Connection::advance);
+        }
+        if self.desk.pop.drain.phase() >= Phase::Draining {
+            for number in 0..self.doors.len() {
+                while let Ok(Some((client, peer))) = self.doors[number].accept(self.desk.now) {
+                    self.arrive(number, client, peer);
+                }
+                self.doors[number].close();
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, concerns: &Concerns, close: Close) -> usize {
+        let concerned = self.tokens(|connection| connection.record().is_some_and(|record| concerns(record)));
+        for token in &concerned {
+            self.serve(*token, |_, _| Step::Close(close));
+        }
+        concerned.len()
+    }
+
+    fn tokens(&self, concerned: impl Fn(&Connection) -> bool) -> Vec<Token> {
+        self.connections.iter().filter(|(_, one)| concerned(one)).map(|(_, one)| one.token()).collect()
+    }
+
+    /// The oldest connections with ids above `after`.
+    fn list(&self, after: u64, limit: usize) -> Vec<LiveConnection> {
+        let id = |connection: &Connection| connection.record().map(|record| record.id);
+        let mut ids: Vec<(u64, usize)> =
+            self.connections.iter().filter_map(|(key, one)| Some((id(one)?, key))).filter(|(id, _)| *id > after).collect();
+        ids.sort_unstable();
+        ids.truncate(limit);
+        let region = &self.desk.pop.settings.region;
+        ids.into_iter().filter_map(|(_, key)| self.connections[key].show(region)).collect()
+    }
+
+    /// Tells the metrics what was moved, and the log what ended: often enough for a graph, not once a segment.
+    fn report(&mut self) {
+        let desk = &mut self.desk;
+        let moved = std::mem::take(&mut desk.bench.moved);
+        for (counter, bytes) in [
+            (&desk.pop.metrics.bytes_in, moved.inbound),
+            (&desk.pop.metrics.bytes_out, moved.outbound),
+            (&desk.pop.metrics.spliced_bytes, moved.spliced),
+        ] {
+            if bytes > 0 {
+                counter.inc_by(bytes);
+            }
+        }
+        if desk.lines.due().is_some_and(|due| due <= desk.now) {
+            desk.pop.log.flush(&mut desk.lines);
         }
     }
 }

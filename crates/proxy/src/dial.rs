@@ -1,11 +1,15 @@
 //! Opening the connection to a backend.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::task::Poll;
 use std::time::Duration;
 
 use edgeproxy_route::BackendAddr;
 use rustix::io::Errno;
-use tokio::net::{TcpSocket, TcpStream};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::socket::Socket;
 
 /// Why a connect failed, and whose fault it is.
 #[derive(Debug, thiserror::Error)]
@@ -50,26 +54,43 @@ impl DialError {
 
     fn from_io(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
-            Some(Errno::CONNREFUSED) => Self::Refused,
+            Some(error) => Self::from(error),
+            None => Self::Other(error),
+        }
+    }
+
+}
+
+impl From<Errno> for DialError {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::CONNREFUSED => Self::Refused,
             // The kernel's own patience ended before ours.
-            Some(Errno::TIMEDOUT) => Self::Timeout(Duration::ZERO),
-            Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS | Errno::PERM) => Self::Unreachable(error),
-            Some(Errno::ADDRNOTAVAIL) => Self::PortsExhausted,
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::DescriptorsExhausted,
-            _ => Self::Other(error),
+            Errno::TIMEDOUT => Self::Timeout(Duration::ZERO),
+            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS | Errno::PERM => Self::Unreachable(error.into()),
+            Errno::ADDRNOTAVAIL => Self::PortsExhausted,
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC => Self::DescriptorsExhausted,
+            _ => Self::Other(error.into()),
         }
     }
 }
 
-/// Connects within `within`. Small writes leave at once (TCP_NODELAY).
-pub(crate) async fn dial(addr: BackendAddr, within: Duration) -> Result<TcpStream, DialError> {
-    let connect = async {
-        let socket = if addr.0.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_nodelay(true)?;
-        socket.connect(addr.0).await
-    };
-    match tokio::time::timeout(within, connect).await {
-        Ok(connected) => connected.map_err(DialError::from_io),
-        Err(_) => Err(DialError::Timeout(within)),
+/// Begins to connect; [`finish`] tells how it went once epoll has news.
+pub(crate) fn begin(addr: BackendAddr) -> Result<OwnedFd, DialError> {
+    let family = if addr.0.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(DialError::from)?;
+    match rustix::net::connect(&socket, &addr.0) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
+        Err(error) => Err(DialError::from(error)),
+    }
+}
+
+/// Whether the connection stands, or why it failed.
+pub(crate) fn finish(socket: &mut Socket) -> Poll<Result<(), DialError>> {
+    match socket.take_error() {
+        Some(error) => Poll::Ready(Err(DialError::from_io(error))),
+        None if socket.is_writable() => Poll::Ready(Ok(())),
+        None => Poll::Pending,
     }
 }

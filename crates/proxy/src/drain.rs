@@ -1,11 +1,12 @@
 //! The end of a POP: unready, then no new clients, then no clients at all.
 
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 /// How far a drain has got. Never goes back.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
 pub enum Phase {
     /// Takes clients.
     Serving,
@@ -17,55 +18,22 @@ pub enum Phase {
     Over,
 }
 
-/// Tells everybody how far the drain has got.
-pub struct Drain {
-    phase: watch::Sender<Phase>,
+impl Phase {
+    const ALL: [Self; 4] = [Self::Serving, Self::Unready, Self::Draining, Self::Over];
 }
 
-impl Default for Drain {
-    fn default() -> Self {
-        Self { phase: watch::Sender::new(Phase::Serving) }
-    }
-}
+/// How far a drain has got, for everybody to see.
+#[derive(Default)]
+pub struct Drain(AtomicU8);
 
 impl Drain {
     /// How far it has got.
     pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        Phase::ALL[usize::from(self.0.load(SeqCst))]
     }
 
     pub(crate) fn advance(&self, to: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let forward = to > *phase;
-            if forward {
-                *phase = to;
-            }
-            forward
-        });
-    }
-
-    /// Resolves when a drain has begun.
-    pub(crate) async fn began(&self) {
-        self.reached(Phase::Unready).await;
-    }
-
-    /// Resolves when listeners have to close.
-    pub(crate) fn listeners_close(&self) -> impl Future<Output = ()> + 'static {
-        let mut phases = self.phase.subscribe();
-        async move {
-            // The sender lives as long as the process does.
-            let _ = phases.wait_for(|phase| *phase >= Phase::Draining).await;
-        }
-    }
-
-    /// Resolves when nothing runs any more.
-    pub(crate) async fn over(&self) {
-        self.reached(Phase::Over).await;
-    }
-
-    async fn reached(&self, wanted: Phase) {
-        let mut phases = self.phase.subscribe();
-        let _ = phases.wait_for(|phase| *phase >= wanted).await;
+        self.0.fetch_max(to as u8, SeqCst);
     }
 }
 

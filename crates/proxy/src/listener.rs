@@ -1,23 +1,24 @@
-//! Where clients come in: one socket per core and listening address, and an accept loop that survives everything.
+//! Where clients come in: one socket per core and listening address, and an accept that survives everything.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgeproxy_route::Affinity;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::close::Refusal;
 use crate::metrics::{ByError, ByListener, Metrics, Refused};
 use crate::queue::Queue;
-use crate::relay::reset_on_close;
+
 use crate::settings::ListenerSettings;
+use crate::socket::reset_on_close;
 
 /// Connections the kernel holds ready for us; it takes the smaller of this and net.core.somaxconn.
 const BACKLOG: i32 = 65_535;
@@ -31,7 +32,7 @@ pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) affinity: Affinity,
-    pub(crate) queue: Queue,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) accepted: Counter,
     pub(crate) open: Gauge,
     metrics: Metrics,
@@ -43,7 +44,7 @@ impl Listener {
         let label = ByListener { listener: name.clone() };
         Self {
             affinity: Affinity::new(settings.affinity_ttl, settings.affinity_capacity),
-            queue: Queue::new(settings.queue, metrics.queue_waiting.clone()),
+            queue: Arc::new(Queue::new(settings.queue, metrics.queue_waiting.clone())),
             accepted: metrics.connections.get_or_create_owned(&label),
             open: metrics.current.get_or_create_owned(&label),
             metrics: metrics.clone(),
@@ -94,54 +95,77 @@ fn open(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::R
     Ok(socket.into())
 }
 
-/// Accepts until told to stop, then takes in what the kernel had already completed.
-///
-/// An error of one connection is no error of the listener; a shortage of descriptors turns the waiting client away with
-/// the reserve descriptor and pauses, so that the loop neither dies nor spins.
-pub(crate) async fn accept_loop(
-    socket: TcpListener,
-    listener: Arc<Listener>,
-    stop: impl Future<Output = ()>,
-    mut serve: impl FnMut(TcpStream, SocketAddr),
-) {
-    let mut reserve = Reserve::new();
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = socket.accept() => accepted,
-            () = &mut stop => break,
-        };
-        match accepted {
-            Ok((stream, peer)) => serve(stream, peer),
-            Err(error) => {
-                let kind = AcceptError::of(&error);
-                listener.metrics.accept_errors.get_or_create(&ByError { error: kind.word() }).inc();
-                if kind == AcceptError::Descriptors && reserve.turn_away(&socket) {
-                    listener.accepted.inc();
-                    listener.count_refusal(Refusal::DescriptorsExhausted);
-                }
-                if kind.is_shortage() {
-                    tracing::warn!(listener = listener.name, %error, "cannot accept; pausing");
-                    tokio::time::sleep(SHORTAGE_PAUSE).await;
-                    reserve.refill();
-                }
+/// A core's own socket of a listener.
+pub(crate) struct Door {
+    pub(crate) listener: Arc<Listener>,
+    /// `None` once no more clients are taken.
+    socket: Option<OwnedFd>,
+    reserve: Reserve,
+    /// Nobody is accepted before, for want of descriptors or memory.
+    closed_until: Option<Instant>,
+}
+
+impl Door {
+    pub(crate) fn new(listener: Arc<Listener>, socket: OwnedFd) -> Self {
+        Self { listener, socket: Some(socket), reserve: Reserve::new(), closed_until: None }
+    }
+
+    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
+    }
+
+    pub(crate) fn closed_until(&self) -> Option<Instant> {
+        self.closed_until
+    }
+
+    /// The next client that waits, if any does.
+    ///
+    /// An error of one connection is no error of the listener; a shortage of descriptors turns the waiting client away
+    /// with the reserve descriptor.
+    ///
+    /// # Errors
+    /// Descriptors or memory are short: the door is closed for a while, so that the loop neither dies nor spins.
+    pub(crate) fn accept(&mut self, now: Instant) -> Result<Option<(OwnedFd, SocketAddr)>, Errno> {
+        let Some(socket) = &self.socket else { return Ok(None) };
+        loop {
+            let error = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((client, Some(peer))) => match SocketAddr::try_from(peer) {
+                    Ok(peer) => return Ok(Some((client, peer))),
+                    Err(error) => error,
+                },
+                Ok((_, None)) => Errno::NOTCONN,
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => continue,
+                Err(error) => error,
+            };
+            let kind = AcceptError::of(error);
+            self.listener.metrics.accept_errors.get_or_create(&ByError { error: kind.word() }).inc();
+            if kind == AcceptError::Descriptors && self.reserve.turn_away(socket) {
+                self.listener.accepted.inc();
+                self.listener.count_refusal(Refusal::DescriptorsExhausted);
+            }
+            if kind != AcceptError::Connection {
+                self.closed_until = Some(now + SHORTAGE_PAUSE);
+                return Err(error);
             }
         }
     }
-    // Completed handshakes still in the backlog would be reset when the socket closes.
-    while let Some(Ok((stream, peer))) = now_or_never(socket.accept()).await {
-        serve(stream, peer);
-    }
-}
 
-async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
+    /// Ends the pause, if there was one and it is over.
+    pub(crate) fn reopen(&mut self, now: Instant) -> bool {
+        let over = self.closed_until.is_some_and(|until| now >= until);
+        if over {
+            self.closed_until = None;
+            self.reserve.refill();
+        }
+        over
+    }
+
+    /// Takes no more clients.
+    pub(crate) fn close(&mut self) {
+        self.socket = None;
+        self.closed_until = None;
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,16 +177,12 @@ enum AcceptError {
 }
 
 impl AcceptError {
-    fn of(error: &io::Error) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::MFILE | Errno::NFILE) => Self::Descriptors,
-            Some(Errno::NOMEM | Errno::NOBUFS) => Self::Memory,
+    fn of(error: Errno) -> Self {
+        match error {
+            Errno::MFILE | Errno::NFILE => Self::Descriptors,
+            Errno::NOMEM | Errno::NOBUFS => Self::Memory,
             _ => Self::Connection,
         }
-    }
-
-    fn is_shortage(self) -> bool {
-        matches!(self, Self::Descriptors | Self::Memory)
     }
 
     fn word(self) -> &'static str {
@@ -192,7 +212,7 @@ impl Reserve {
     }
 
     /// Turns away one waiting client. Returns whether there was one.
-    fn turn_away(&mut self, socket: &TcpListener) -> bool {
+    fn turn_away(&mut self, socket: &OwnedFd) -> bool {
         drop(self.0.take());
         let client = SockRef::from(socket).accept();
         let turned_away = client.is_ok();

@@ -6,8 +6,6 @@
 pub const CONNECTIONS: &str = "edge_connections";
 /// Client connections open now, by listener.
 pub const CONNECTIONS_CURRENT: &str = "edge_connections_current";
-/// Connections that idle without a task, out of those open now.
-pub const CONNECTIONS_PARKED: &str = "edge_connections_parked";
 /// Time to connect to a backend in ms, by the backend's region.
 pub const BACKEND_LATENCY_MS: &str = "edge_backend_latency_ms";
 /// Connections a backend has open from this POP.

@@ -63,7 +63,6 @@ type LatencyFamily = Family<ByRegion, Histogram, fn() -> Histogram>;
 pub struct Metrics {
     pub(crate) connections: Family<ByListener, Counter>,
     pub(crate) current: Family<ByListener, Gauge>,
-    pub(crate) parked: Gauge,
     backend_latency: LatencyFamily,
     /// The same, found by a region's name without building a label.
     latency_by_region: Arc<ArcSwap<HashMap<String, Histogram>>>,
@@ -97,7 +96,6 @@ impl Metrics {
         let metrics = Self {
             connections: Family::default(),
             current: Family::default(),
-            parked: Gauge::default(),
             backend_latency: LatencyFamily::new_with_constructor(latency),
             latency_by_region: Arc::default(),
             ejections: Counter::default(),
@@ -122,7 +120,6 @@ impl Metrics {
         let m = metrics.clone();
         registry.register(names::CONNECTIONS, "Clients accepted", m.connections);
         registry.register(names::CONNECTIONS_CURRENT, "Client connections open now", m.current);
-        registry.register(names::CONNECTIONS_PARKED, "Connections that idle without a task", m.parked);
         registry.register(names::BACKEND_LATENCY_MS, "Time to connect to a backend, in ms", m.backend_latency);
         registry.register(names::EJECTIONS, "Times a backend was ejected after failed connects", m.ejections);
         registry.register(names::REFUSED, "Clients turned away", m.refused);

@@ -5,22 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use edgeproxy_route::{GeoTable, Table};
 use parking_lot::Mutex;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::close::Close;
 use crate::connection_log::ConnectionLog;
-use crate::core;
+use crate::core::{self, Concerns, Mailbox, Order};
 use crate::drain::{Drain, LOOK_EVERY, Phase};
 use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
-use crate::record::{Live, LiveConnection, Record, connection_id};
+use crate::record::{LiveConnection, Record, connection_id};
 use crate::settings::ProxySettings;
 
 /// Descriptors left for everything that is no client connection: listeners, checks, admin, logs, pipes.
@@ -39,21 +38,14 @@ pub struct Pop {
     /// How far a drain has got.
     pub drain: Drain,
     pub(crate) listeners: Vec<Arc<Listener>>,
-    pub(crate) cores: Vec<CoreHandle>,
+    /// What other threads want of each core.
+    pub(crate) cores: Vec<Arc<Mailbox>>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     open: AtomicUsize,
     max_connections: usize,
     next_id: AtomicU64,
     /// Some listener has a queue: connections that end then look for waiting clients.
     queues: bool,
-}
-
-/// A core as others see it.
-#[derive(Default)]
-pub(crate) struct CoreHandle {
-    pub(crate) live: Arc<Live>,
-    /// Some of its parked connections were ordered to end.
-    pub(crate) orders: Notify,
 }
 
 /// Why the data plane could not start.
@@ -119,7 +111,7 @@ impl Pop {
             log,
             drain: Drain::default(),
             listeners,
-            cores: (0..cores).map(|_| CoreHandle::default()).collect(),
+            cores: (0..cores).map(|_| Mailbox::new().map(Arc::new)).collect::<io::Result<_>>()?,
             threads: Mutex::default(),
             open: AtomicUsize::new(0),
             next_id: AtomicU64::new(first_id()),
@@ -163,61 +155,60 @@ impl Pop {
         self.open.load(Relaxed)
     }
 
-    /// Up to `limit` live connections, oldest first, after the one a listing ended with.
+    /// Up to `limit` live connections, oldest first, after the one a listing ended with. Waits for every core.
     pub fn connections(&self, after: Option<u64>, limit: usize) -> Vec<LiveConnection> {
-        // Holding a record would hold its backend's name, not its slot, so a listing costs clients nothing.
-        let mut records: Vec<Arc<Record>> = Vec::new();
-        for core in &self.cores {
-            core.live.for_each(|record| {
-                if after.is_none_or(|after| record.id > after) {
-                    records.push(Arc::clone(record));
-                }
-            });
-        }
-        records.sort_unstable_by_key(|record| record.id);
-        records.truncate(limit);
-        records.iter().map(|record| LiveConnection::of(record, &self.settings.region)).collect()
+        let after = after.unwrap_or(0);
+        let mut connections: Vec<LiveConnection> =
+            self.ask(|reply| Order::List { after, limit, reply }).into_iter().flatten().collect();
+        connections.sort_unstable_by_key(LiveConnection::cursor);
+        connections.truncate(limit);
+        connections
     }
 
     /// Cuts the connection with this id. Returns whether there was one.
     pub fn cut_connection(&self, id: &str) -> bool {
-        self.order(Close::Cut, |record| connection_id(&self.settings.region, record.id) == id) > 0
+        let (id, region) = (id.to_owned(), self.settings.region.clone());
+        self.end(Close::Cut, move |record| connection_id(&region, record.id) == id) > 0
     }
 
     /// Cuts all connections to backends that `matches`. Returns how many there were.
-    pub fn cut_backends(&self, matches: impl Fn(&edgeproxy_route::Backend) -> bool) -> usize {
-        self.order(Close::Cut, |record| matches(&record.backend))
+    pub fn cut_backends(&self, matches: impl Fn(&edgeproxy_route::Backend) -> bool + Send + Sync + 'static) -> usize {
+        self.end(Close::Cut, move |record| matches(&record.backend))
     }
 
-    fn order(&self, close: Close, concerns: impl Fn(&Record) -> bool) -> usize {
-        let mut ordered = Vec::new();
+    fn end(&self, close: Close, concerns: impl Fn(&Record) -> bool + Send + Sync + 'static) -> usize {
+        let concerns: Concerns = Arc::new(concerns);
+        self.ask(|reply| Order::End { concerns: Arc::clone(&concerns), close, reply }).into_iter().sum()
+    }
+
+    /// Gives every core an order and waits for the replies.
+    fn ask<T>(&self, order: impl Fn(Sender<T>) -> Order) -> Vec<T> {
+        let (sender, replies) = channel();
         for core in &self.cores {
-            core.live.for_each(|record| {
-                if concerns(record) {
-                    ordered.push(Arc::clone(record));
-                }
-            });
+            core.post(order(sender.clone()));
         }
-        for record in &ordered {
-            record.order(close);
-        }
+        drop(sender);
+        replies.iter().collect()
+    }
+
+    fn advance_drain(&self, to: Phase) {
+        self.drain.advance(to);
         for core in &self.cores {
-            core.orders.notify_one();
+            core.post(Order::Drain);
         }
-        ordered.len()
     }
 
     /// Stops taking clients and waits for those that are there; at the deadline cuts the rest. Returns how many were cut.
     pub async fn drain(&self, within: Duration) -> usize {
         self.metrics.ready.set(0);
-        self.drain.advance(Phase::Unready);
+        self.advance_drain(Phase::Unready);
         tokio::time::sleep(self.settings.drain_delay).await;
-        self.drain.advance(Phase::Draining);
+        self.advance_drain(Phase::Draining);
         let deadline = tokio::time::Instant::now() + within;
         while self.open_connections() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let cut = self.order(Close::DrainDeadline, |_| true);
+        let cut = self.end(Close::DrainDeadline, |_| true);
         let cut_by = tokio::time::Instant::now() + Duration::from_secs(1);
         while self.open_connections() > 0 && tokio::time::Instant::now() < cut_by {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -227,7 +218,7 @@ impl Pop {
 
     /// Ends the cores and waits for their last log lines to be handed over.
     pub fn stop(&self) {
-        self.drain.advance(Phase::Over);
+        self.advance_drain(Phase::Over);
         for thread in self.threads.lock().drain(..) {
             // A core that panicked has said so itself.
             let _ = thread.join();
@@ -240,13 +231,13 @@ impl Pop {
     }
 
     /// Takes one of the connections this machine may have, if one is left.
-    pub(crate) fn open_connection(self: &Arc<Self>, listener: &Listener) -> Option<OpenConnection> {
+    pub(crate) fn open_connection(self: &Arc<Self>, listener: &Arc<Listener>) -> Option<OpenConnection> {
         if self.open.fetch_add(1, Relaxed) >= self.max_connections {
             self.open.fetch_sub(1, Relaxed);
             return None;
         }
         listener.open.inc();
-        Some(OpenConnection { pop: Arc::clone(self), gauge: listener.open.clone() })
+        Some(OpenConnection { pop: Arc::clone(self), listener: Arc::clone(listener) })
     }
 
     /// Lets waiting clients look whether a backend has room for them.
@@ -262,12 +253,18 @@ impl Pop {
 /// One of the connections this machine takes; counted until dropped.
 pub(crate) struct OpenConnection {
     pop: Arc<Pop>,
-    gauge: Gauge,
+    listener: Arc<Listener>,
+}
+
+impl OpenConnection {
+    pub(crate) fn listener(&self) -> &Arc<Listener> {
+        &self.listener
+    }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.gauge.dec();
+        self.listener.open.dec();
         self.pop.open.fetch_sub(1, Relaxed);
     }
 }

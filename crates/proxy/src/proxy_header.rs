@@ -1,17 +1,15 @@
 //! The PROXY protocol (v1 and v2, haproxy.org/download/2.6/doc/proxy-protocol.txt) as a trusted peer sends it: whom it
 //! speaks for.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::task::Poll;
 
 use ipnet::IpNet;
 use ppp::v2::ParseError as V2Error;
 use ppp::{v1, v2};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::close::Refusal;
+use crate::socket::Socket;
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -95,57 +93,24 @@ pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
-/// Takes the header off the stream of a trusted peer. What follows the header stays in the socket.
-pub(crate) async fn receive(stream: &TcpStream, within: Duration) -> Result<Option<SocketAddr>, Refusal> {
-    let received = tokio::time::timeout(within, async {
-        match first_bytes(stream, V2_LONGEST).await {
-            Ok(Start::Header(length, client)) => {
-                consume(stream, length).map_err(|_| Refusal::ClientGone)?;
-                Ok(client)
-            }
-            Ok(Start::Malformed) => Err(Refusal::HeaderMalformed),
-            Ok(Start::Other | Start::Incomplete) => Err(Refusal::HeaderMissing),
-            Err(_) => Err(Refusal::ClientGone),
-        }
-    });
-    received.await.unwrap_or(Err(Refusal::HeaderTimeout))
-}
-
-/// Looks at the first bytes without taking them, until they are more than the beginning of a header.
-///
-/// [`Start::Incomplete`] means that the peer finished within a header.
-async fn first_bytes(stream: &TcpStream, longest: usize) -> io::Result<Start> {
-    let mut bytes = vec![0; longest];
-    loop {
-        let ready = stream.ready(Interest::READABLE | Interest::ERROR).await?;
-        if ready.is_error() {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        let finished = ready.is_read_closed();
-        let looked = stream.try_io(Interest::READABLE, || {
-            let count = rustix::net::recv(stream, &mut bytes[..], rustix::net::RecvFlags::PEEK)?.0;
-            let start = parse(&bytes[..count]);
-            if start == Start::Incomplete && !finished {
-                // Not there yet: an error of this kind makes the runtime wait for the next segment.
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(start)
-        });
-        match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-    }
-}
-
-fn consume(stream: &TcpStream, length: usize) -> io::Result<()> {
-    let mut header = [0; V2_LONGEST];
-    let mut taken = 0;
-    while taken < length {
+/// Takes the header off the stream of a trusted peer, once it is there. What follows the header stays in the socket.
+pub(crate) fn receive(socket: &mut Socket) -> Poll<Result<Option<SocketAddr>, Refusal>> {
+    let mut bytes = [0; V2_LONGEST];
+    let Poll::Ready(peeked) = socket.peek(&mut bytes) else { return Poll::Pending };
+    let Ok(count) = peeked else { return Poll::Ready(Err(Refusal::ClientGone)) };
+    Poll::Ready(match parse(&bytes[..count]) {
         // All of it was seen in the socket a moment ago, so this never blocks.
-        taken += stream.try_read(&mut header[taken..length])?;
-    }
-    Ok(())
+        Start::Header(length, client) => match socket.read(&mut bytes[..length]) {
+            Poll::Ready(Ok(taken)) if taken == length => Ok(client),
+            _ => Err(Refusal::ClientGone),
+        },
+        Start::Incomplete if !socket.is_finished() => {
+            socket.seen();
+            return Poll::Pending;
+        }
+        Start::Malformed => Err(Refusal::HeaderMalformed),
+        Start::Other | Start::Incomplete => Err(Refusal::HeaderMissing),
+    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::Notify;
+
+use crate::core::{Mailbox, Order, Token};
 
 /// The waiting clients of one listener. Only the one at the head is ever woken; when it is admitted or gives up it
 /// wakes the next.
@@ -15,14 +16,21 @@ pub(crate) struct Queue {
     capacity: usize,
     /// Length of `waiting`, readable without the lock: every connection that ends looks at it.
     length: AtomicUsize,
-    waiting: Mutex<VecDeque<Arc<Notify>>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     gauge: Gauge,
 }
 
+/// A waiting client: the connection, and the core to tell.
+#[derive(Clone)]
+struct Waiting {
+    core: Arc<Mailbox>,
+    token: Token,
+}
+
 /// A place in the queue; leaves it when dropped.
-pub(crate) struct Place<'a> {
-    queue: &'a Queue,
-    turn: Arc<Notify>,
+pub(crate) struct Place {
+    queue: Arc<Queue>,
+    waiting: Waiting,
 }
 
 impl Queue {
@@ -35,17 +43,17 @@ impl Queue {
         self.length.load(SeqCst) > 0
     }
 
-    /// Takes the last place, or `None` when the queue is full.
-    pub(crate) fn join(&self) -> Option<Place<'_>> {
-        let mut waiting = self.waiting.lock();
-        if waiting.len() >= self.capacity {
+    /// Takes the last place, or `None` when the queue is full. The connection gets its turn through the mailbox.
+    pub(crate) fn join(self: &Arc<Self>, core: &Arc<Mailbox>, token: Token) -> Option<Place> {
+        let waiting = Waiting { core: Arc::clone(core), token };
+        let mut line = self.waiting.lock();
+        if line.len() >= self.capacity {
             return None;
         }
-        let turn = Arc::new(Notify::new());
-        waiting.push_back(Arc::clone(&turn));
-        self.length.store(waiting.len(), SeqCst);
+        line.push_back(waiting.clone());
+        self.length.store(line.len(), SeqCst);
         self.gauge.inc();
-        Some(Place { queue: self, turn })
+        Some(Place { queue: Arc::clone(self), waiting })
     }
 
     /// There may be room: lets the head of the queue look.
@@ -53,31 +61,32 @@ impl Queue {
         if self.is_busy()
             && let Some(head) = self.waiting.lock().front()
         {
-            head.notify_one();
+            head.core.post(Order::Turn(head.token));
         }
     }
 }
 
-impl Place<'_> {
-    /// Whether this is the head of the queue.
-    pub(crate) fn is_head(&self) -> bool {
-        self.queue.waiting.lock().front().is_some_and(|head| Arc::ptr_eq(head, &self.turn))
-    }
-
-    /// Waits until it is worth looking again.
-    pub(crate) async fn turn(&self) {
-        self.turn.notified().await;
+impl Waiting {
+    fn is(&self, other: &Self) -> bool {
+        self.token == other.token && Arc::ptr_eq(&self.core, &other.core)
     }
 }
 
-impl Drop for Place<'_> {
+impl Place {
+    /// Whether this is the head of the queue.
+    pub(crate) fn is_head(&self) -> bool {
+        self.queue.waiting.lock().front().is_some_and(|head| head.is(&self.waiting))
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
         {
-            let mut waiting = self.queue.waiting.lock();
-            if let Some(at) = waiting.iter().position(|turn| Arc::ptr_eq(turn, &self.turn)) {
-                waiting.remove(at);
+            let mut line = self.queue.waiting.lock();
+            if let Some(at) = line.iter().position(|waiting| waiting.is(&self.waiting)) {
+                line.remove(at);
             }
-            self.queue.length.store(waiting.len(), SeqCst);
+            self.queue.length.store(line.len(), SeqCst);
         }
         self.queue.gauge.dec();
         // Whoever was woken for this place's sake, or for a second slot that came free meanwhile, is now the head.
@@ -89,20 +98,27 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn places_are_bounded_and_served_in_order() {
-        let queue = Queue::new(2, Gauge::default());
-        let first = queue.join().unwrap();
-        let second = queue.join().unwrap();
-        assert!(queue.join().is_none());
+    fn turns(mailbox: &Mailbox) -> Vec<u32> {
+        let turn = |order| if let Order::Turn(token) = order { Some(token.serial) } else { None };
+        mailbox.take().into_iter().filter_map(turn).collect()
+    }
+
+    #[test]
+    fn places_are_bounded_and_served_in_order() {
+        let queue = Arc::new(Queue::new(2, Gauge::default()));
+        let core = Arc::new(Mailbox::new().unwrap());
+        let join = |serial| queue.join(&core, Token { index: 0, serial });
+        let first = join(1).unwrap();
+        let second = join(2).unwrap();
+        assert!(join(3).is_none());
         assert!(first.is_head() && !second.is_head());
         queue.wake_head();
-        first.turn().await;
+        assert_eq!(turns(&core), [1]);
         drop(first);
-        second.turn().await;
-        assert!(second.is_head(), "leaving wakes the next");
+        assert_eq!(turns(&core), [2], "leaving wakes the next");
+        assert!(second.is_head());
         drop(second);
-        assert!(!queue.is_busy());
-        assert!(queue.join().is_some());
+        assert!(!queue.is_busy() && turns(&core).is_empty());
+        assert!(join(4).is_some());
     }
 }

@@ -11,276 +11,231 @@
 mod direction;
 mod pipe;
 
-use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use socket2::SockRef;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
 
 use crate::close::Close;
-use crate::metrics::Metrics;
-use crate::record::Record;
-use direction::{Broken, Direction, Side};
+use crate::core::End;
+use crate::settings::ListenerSettings;
+use crate::socket::Socket;
+use direction::{Broken, Direction, Flow, Side};
+use pipe::Pipes;
+
+/// Size of the buffer that all connections of a core read into.
+const SCRATCH: usize = 64 * 1024;
+
+/// What a core lends to the relay it is working on.
+pub(crate) struct Workbench {
+    scratch: Box<[u8]>,
+    pipes: Pipes,
+    /// What was moved since the metrics were last told.
+    pub(crate) moved: Moved,
+}
+
+/// Bytes moved.
+#[derive(Default)]
+pub(crate) struct Moved {
+    pub(crate) inbound: u64,
+    pub(crate) outbound: u64,
+    /// Of both, how many went through pipes.
+    pub(crate) spliced: u64,
+}
+
+impl Workbench {
+    pub(crate) fn new() -> Self {
+        Self { scratch: vec![0; SCRATCH].into_boxed_slice(), pipes: Pipes::default(), moved: Moved::default() }
+    }
+}
 
 /// Two connected sockets and how far each direction has got.
-pub(crate) struct Pair {
-    pub(crate) client: TcpStream,
-    pub(crate) backend: TcpStream,
-    pub(crate) progress: Progress,
-}
-
-/// What survives of a relay while it is parked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Progress {
+pub(crate) struct Relay {
+    client: Socket,
+    backend: Socket,
+    inbound: Direction,
+    outbound: Direction,
     /// The client has finished sending, and the backend was told.
-    pub(crate) client_done: bool,
+    client_done: bool,
     /// The backend has finished sending, and the client was told.
-    pub(crate) backend_done: bool,
+    backend_done: bool,
     /// Who finished first.
     first_done: Option<Close>,
-    /// The client's first bytes have yet to be checked for a PROXY header it is not trusted to send.
-    pub(crate) unchecked: bool,
-    /// When the last byte moved, or a side finished.
-    pub(crate) last_moved: Instant,
+    /// One side takes no more; what it had said before is still passed on, and then the connection ends for this reason.
+    ending: Option<Close>,
     /// Keepalive and user timeout are set.
     guarded: bool,
-    /// Bytes in and out that the metrics have been told of.
-    reported: (u64, u64),
+    /// When the last byte moved, or a side finished.
+    last_moved: Instant,
 }
 
-impl Progress {
-    /// Nothing moved yet.
-    pub(crate) fn beginning(unchecked: bool) -> Self {
+/// How it goes on with a relay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    /// Nothing to do until a socket has news.
+    Wait,
+    /// There is more to do, after the others had their turn.
+    GoOn,
+    /// The connection is over.
+    Close(Close),
+    /// The client's first bytes are a PROXY header it is not trusted to send. None was passed on.
+    UntrustedHeader,
+}
+
+impl Relay {
+    /// With `unchecked`, the client's first bytes must not be a PROXY header.
+    pub(crate) fn new(client: Socket, backend: Socket, unchecked: bool, now: Instant) -> Self {
         Self {
+            client,
+            backend,
+            inbound: Direction::new(unchecked, false),
+            // Accepted sockets have inherited it from the listening one.
+            outbound: Direction::new(false, true),
             client_done: false,
             backend_done: false,
             first_done: None,
-            unchecked,
-            last_moved: Instant::now(),
+            ending: None,
             guarded: false,
-            reported: (0, 0),
+            last_moved: now,
         }
     }
 
-    fn finished(&mut self, who: Close) {
-        self.first_done.get_or_insert(who);
-        self.last_moved = Instant::now();
+    pub(crate) fn socket(&mut self, end: End) -> &mut Socket {
+        match end {
+            End::Client => &mut self.client,
+            End::Backend => &mut self.backend,
+        }
+    }
+
+    /// Bytes from and to the client so far.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.inbound.moved(), self.outbound.moved())
+    }
+
+    /// Makes closing the sockets tell both sides that this was no regular end.
+    pub(crate) fn reset_on_close(&self) {
+        crate::socket::reset_on_close(&self.client);
+        crate::socket::reset_on_close(&self.backend);
+    }
+
+    /// Moves what can be moved both ways.
+    pub(crate) fn advance(&mut self, bench: &mut Workbench, now: Instant) -> Next {
+        if let Some(close) = self.broken_after_finishing() {
+            return Next::Close(close);
+        }
+        let mut next = Next::Wait;
+        for from in [End::Client, End::Backend] {
+            if !self.flows(from) {
+                continue;
+            }
+            match self.advance_from(from, bench, now) {
+                Ok(Flow::Blocked) => {}
+                Ok(Flow::Busy) => next = Next::GoOn,
+                Ok(Flow::Finished) => self.finished(from, now),
+                Err(broken) => match self.broken(from, &broken) {
+                    Some(close) => return Next::Close(close),
+                    // What the broken side had said before is yet to be passed on.
+                    None => next = Next::GoOn,
+                },
+            }
+        }
+        match (self.ending, self.first_done) {
+            _ if self.inbound.is_untrusted_header() => Next::UntrustedHeader,
+            (Some(close), _) if self.client_done || self.backend_done => Next::Close(close),
+            (None, Some(first)) if self.client_done && self.backend_done => Next::Close(first),
+            _ => next,
+        }
+    }
+
+    /// Whether there is anything to be moved in this direction, now or later.
+    fn flows(&self, from: End) -> bool {
+        match from {
+            End::Client => {
+                !self.client_done && !matches!(self.ending, Some(Close::BackendReset | Close::BackendTimeout))
+            }
+            End::Backend => {
+                !self.backend_done && !matches!(self.ending, Some(Close::ClientReset | Close::ClientTimeout))
+            }
+        }
+    }
+
+    fn advance_from(&mut self, from: End, bench: &mut Workbench, now: Instant) -> Result<Flow, Broken> {
+        let (direction, source, destination, last) = match from {
+            End::Client => (&mut self.inbound, &mut self.client, &mut self.backend, self.backend_done),
+            End::Backend => (&mut self.outbound, &mut self.backend, &mut self.client, self.client_done),
+        };
+        let before = direction.moved();
+        let flow = direction.advance(bench, source, destination, last);
+        let moved = direction.moved() - before;
+        if moved > 0 {
+            self.last_moved = now;
+        }
+        match from {
+            End::Client => bench.moved.inbound += moved,
+            End::Backend => bench.moved.outbound += moved,
+        }
+        flow
+    }
+
+    fn finished(&mut self, who: End, now: Instant) {
+        let close = match who {
+            End::Client => {
+                self.client_done = true;
+                Close::Client
+            }
+            End::Backend => {
+                self.backend_done = true;
+                Close::Backend
+            }
+        };
+        self.first_done.get_or_insert(close);
+        self.last_moved = now;
+    }
+
+    /// A direction broke. Returns how the connection ends, unless the other direction goes on to its end: a backend that
+    /// answers early and closes resets what is still being sent to it, and its answer waits to be read.
+    fn broken(&mut self, from: End, broken: &Broken) -> Option<Close> {
+        let culprit = match (from, broken.side) {
+            (End::Client, Side::Source) | (End::Backend, Side::Destination) => End::Client,
+            (End::Backend, Side::Source) | (End::Client, Side::Destination) => End::Backend,
+        };
+        let close = why(&broken.error, culprit);
+        if broken.side == Side::Source || close == Close::Error || self.ending.is_some() {
+            return Some(self.ending.unwrap_or(close));
+        }
+        self.ending = Some(close);
+        None
+    }
+
+    /// A side that has finished sending is not read any more: a reset of it shows as an error without a read.
+    fn broken_after_finishing(&mut self) -> Option<Close> {
+        if self.client_done && self.client.take_error().is_some() {
+            return Some(Close::ClientReset);
+        }
+        (self.backend_done && self.backend.take_error().is_some()).then_some(Close::BackendReset)
     }
 
     /// When the connection must end if nothing moves until then, and what that means.
-    pub(crate) fn deadline(&self, record: &Record) -> Option<(Instant, Close)> {
-        let settings = &record.listener.settings;
+    pub(crate) fn deadline(&self, settings: &ListenerSettings, started: Instant) -> Option<(Instant, Close)> {
         let half_closed = self.client_done || self.backend_done;
         let idle = settings.idle_timeout.map(|timeout| (self.last_moved + timeout, Close::IdleTimeout));
         let half = settings
             .half_close_timeout
             .filter(|_| half_closed)
             .map(|timeout| (self.last_moved + timeout, Close::HalfCloseTimeout));
-        let lifetime =
-            settings.max_lifetime.map(|lifetime| (Instant::from_std(record.started) + lifetime, Close::MaxLifetime));
+        let lifetime = settings.max_lifetime.map(|lifetime| (started + lifetime, Close::MaxLifetime));
         [idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-}
-
-/// Why a relay stopped.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// The connection is over.
-    Closed(Close),
-    /// Nothing moved for a while; nothing is held.
-    Idle,
-    /// The client's first bytes are a PROXY header it is not trusted to send. None was passed on.
-    UntrustedHeader,
-}
-
-/// Relays until the connection ends or idles for `idle_after`.
-pub(crate) async fn relay(pair: &mut Pair, record: &Record, metrics: &Metrics, idle_after: Duration) -> Ended {
-    let mut relay = Relay {
-        inbound: Direction::new(pair.progress.client_done, pair.progress.unchecked),
-        outbound: Direction::new(pair.progress.backend_done, false),
-        pair,
-        record,
-        metrics,
-        idle_after,
-        begun: false,
-        ending: None,
-    };
-    let mut tick = std::pin::pin!(tokio::time::sleep(idle_after));
-    let ended = poll_fn(|cx| relay.poll(cx, tick.as_mut())).await;
-    relay.report();
-    ended
-}
-
-struct Relay<'a> {
-    pair: &'a mut Pair,
-    inbound: Direction,
-    outbound: Direction,
-    record: &'a Record,
-    metrics: &'a Metrics,
-    idle_after: Duration,
-    begun: bool,
-    /// One side takes no more; what it had said before is still passed on, and then the connection ends for this reason.
-    ending: Option<Close>,
-}
-
-impl Relay<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, mut tick: Pin<&mut Sleep>) -> Poll<Ended> {
-        if !self.begun {
-            self.begun = true;
-            self.record.relayed_by(cx.waker());
-            if let Some(close) = self.broken_after_finishing() {
-                return Poll::Ready(Ended::Closed(close));
-            }
-            tick.as_mut().reset(self.next_tick(Instant::now()));
-        }
-        if let Some(close) = self.record.ordered() {
-            return Poll::Ready(Ended::Closed(close));
-        }
-        if let Poll::Ready(ended) = self.poll_directions(cx) {
-            return Poll::Ready(ended);
-        }
-        while tick.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            if let Some(ended) = self.tick(now) {
-                return Poll::Ready(ended);
-            }
-            tick.as_mut().reset(self.next_tick(now));
-        }
-        Poll::Pending
-    }
-
-    fn poll_directions(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        let (moved_in, inbound) = self.poll_inbound(cx);
-        let (moved_out, outbound) = self.poll_outbound(cx);
-        if moved_in + moved_out > 0 {
-            self.pair.progress.last_moved = Instant::now();
-        }
-        if self.inbound.is_untrusted_header() {
-            return Poll::Ready(Ended::UntrustedHeader);
-        }
-        for (polled, source_is_client) in [(inbound, true), (outbound, false)] {
-            match polled {
-                Poll::Ready(Err(broken)) if broken.side == Side::Source => {
-                    let close = self.ending.unwrap_or_else(|| why(&broken.error, source_is_client));
-                    return Poll::Ready(Ended::Closed(close));
-                }
-                // A backend that answers early and closes resets what is still being sent to it; its answer waits to be
-                // read. So the other direction goes on to its end.
-                Poll::Ready(Err(broken)) => {
-                    let close = why(&broken.error, !source_is_client);
-                    if close == Close::Error || self.ending.is_some() {
-                        return Poll::Ready(Ended::Closed(self.ending.unwrap_or(close)));
-                    }
-                    self.ending = Some(close);
-                    // Polled again without the broken direction.
-                    cx.waker().wake_by_ref();
-                }
-                _ => {}
-            }
-        }
-        let Progress { client_done, backend_done, first_done, .. } = self.pair.progress;
-        match (self.ending, first_done) {
-            (Some(close), _) if client_done || backend_done => Poll::Ready(Ended::Closed(close)),
-            (None, Some(first)) if client_done && backend_done => Poll::Ready(Ended::Closed(first)),
-            _ => Poll::Pending,
-        }
-    }
-
-    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> (u64, Poll<Result<(), Broken>>) {
-        let Pair { client, backend, progress } = &mut *self.pair;
-        let backend_takes = !matches!(self.ending, Some(Close::BackendReset | Close::BackendTimeout));
-        if progress.client_done || !backend_takes {
-            return (0, Poll::Pending);
-        }
-        let polled = self.inbound.poll(cx, client, backend, progress.backend_done);
-        progress.unchecked = self.inbound.is_unchecked();
-        let moved = self.inbound.take_moved();
-        self.record.bytes_in.fetch_add(moved, Relaxed);
-        if let Poll::Ready(Ok(())) = polled {
-            progress.client_done = true;
-            progress.finished(Close::Client);
-        }
-        (moved, polled)
-    }
-
-    fn poll_outbound(&mut self, cx: &mut Context<'_>) -> (u64, Poll<Result<(), Broken>>) {
-        let Pair { client, backend, progress } = &mut *self.pair;
-        let client_takes = !matches!(self.ending, Some(Close::ClientReset | Close::ClientTimeout));
-        if progress.backend_done || !client_takes {
-            return (0, Poll::Pending);
-        }
-        let polled = self.outbound.poll(cx, backend, client, progress.client_done);
-        let moved = self.outbound.take_moved();
-        self.record.bytes_out.fetch_add(moved, Relaxed);
-        if let Poll::Ready(Ok(())) = polled {
-            progress.backend_done = true;
-            progress.finished(Close::Backend);
-        }
-        (moved, polled)
-    }
-
-    /// The clock was looked at: is the connection overdue, or has it idled?
-    fn tick(&mut self, now: Instant) -> Option<Ended> {
-        if let Some((at, close)) = self.pair.progress.deadline(self.record)
-            && now >= at
-        {
-            return Some(Ended::Closed(close));
-        }
-        self.guard();
-        self.report();
-        if let Some(close) = self.broken_after_finishing() {
-            return Some(Ended::Closed(close));
-        }
-        (self.may_park() && now >= self.pair.progress.last_moved + self.idle_after).then_some(Ended::Idle)
-    }
-
-    /// What a slow receiver has yet to take would have to be parked as well; it stays here instead.
-    fn may_park(&self) -> bool {
-        self.ending.is_none() && !self.inbound.holds_bytes() && !self.outbound.holds_bytes()
-    }
-
-    fn next_tick(&self, now: Instant) -> Instant {
-        let idle = self.pair.progress.last_moved + self.idle_after;
-        // A relay that may not park looks again later rather than at once.
-        let tick = if idle > now { idle } else { now + self.idle_after };
-        self.pair.progress.deadline(self.record).map_or(tick, |(at, _)| tick.min(at))
-    }
-
-    /// A side that has finished sending is not read any more, so a reset of it shows only here: at every tick, and when
-    /// the parking lot saw an error.
-    fn broken_after_finishing(&self) -> Option<Close> {
-        let Pair { client, backend, progress } = &*self.pair;
-        let broken = |stream: &TcpStream| stream.take_error().ok().flatten().is_some();
-        if progress.client_done && broken(client) {
-            return Some(Close::ClientReset);
-        }
-        (progress.backend_done && broken(backend)).then_some(Close::BackendReset)
-    }
-
-    /// Tells the metrics what was moved since they were last told: often enough for a graph, not once a segment.
-    fn report(&mut self) {
-        let (bytes_in, bytes_out) = self.record.bytes();
-        let told = std::mem::replace(&mut self.pair.progress.reported, (bytes_in, bytes_out));
-        self.metrics.bytes_in.inc_by(bytes_in - told.0);
-        self.metrics.bytes_out.inc_by(bytes_out - told.1);
-        self.metrics.spliced_bytes.inc_by(self.inbound.take_spliced() + self.outbound.take_spliced());
     }
 
     /// Sets what only matters to connections that last: it would cost a short one six system calls.
-    fn guard(&mut self) {
-        if self.pair.progress.guarded {
+    pub(crate) fn guard(&mut self, settings: &ListenerSettings) {
+        if self.guarded {
             return;
         }
-        self.pair.progress.guarded = true;
-        let settings = &self.record.listener.settings;
-        for stream in [&self.pair.client, &self.pair.backend] {
-            let socket = SockRef::from(stream);
+        self.guarded = true;
+        for socket in [&self.client, &self.backend] {
+            let socket = SockRef::from(socket);
             // A socket that has just been reset refuses its options; its relay is about to see that.
             if let Some(idle) = settings.keepalive {
                 let probes =
@@ -295,7 +250,8 @@ impl Relay<'_> {
 }
 
 /// What an error of the client's or the backend's socket means.
-fn why(error: &io::Error, client: bool) -> Close {
+fn why(error: &io::Error, culprit: End) -> Close {
+    let client = culprit == End::Client;
     match Errno::from_io_error(error) {
         Some(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH) if client => Close::ClientTimeout,
         Some(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH) => Close::BackendTimeout,
@@ -303,10 +259,4 @@ fn why(error: &io::Error, client: bool) -> Close {
         Some(Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN) => Close::BackendReset,
         _ => Close::Error,
     }
-}
-
-/// Makes closing this socket send a reset.
-pub(crate) fn reset_on_close(socket: &impl std::os::fd::AsFd) {
-    // Fails only on a socket that is already gone.
-    let _: io::Result<()> = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

@@ -21,8 +21,6 @@ pub struct ProxySettings {
     pub drain_timeout: Duration,
     /// How long the POP says it is not ready before it stops accepting, so that balancers in front notice. Default 0.
     pub drain_delay: Duration,
-    /// A connection that moved no byte for this long gives its task and registrations back. Default 2 s.
-    pub park_after: Duration,
     /// Where clients come in; at least one.
     pub listeners: Vec<ListenerSettings>,
     /// Active checks; the first that matches a backend's app applies.

@@ -147,11 +147,12 @@ async fn drain_target(
 /// Cuts who is still connected, except to backends that are in service again. (One that was removed meanwhile is not.)
 fn cut(pop: &Pop, target: &Target) {
     let table = pop.table();
-    let undone: HashSet<&str> = table
+    let undone: HashSet<String> = table
         .backends()
         .filter(|(backend, _)| target.covers(backend) && !backend.drained)
-        .map(|(backend, _)| backend.id.as_str())
+        .map(|(backend, _)| backend.id.clone())
         .collect();
-    let cut = pop.cut_backends(|backend| target.covers(backend) && !undone.contains(backend.id.as_str()));
+    let covered = target.clone();
+    let cut = pop.cut_backends(move |backend| covered.covers(backend) && !undone.contains(&backend.id));
     tracing::info!(?target, connections = cut, "the drain's deadline is over");
 }

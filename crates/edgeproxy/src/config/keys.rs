@@ -174,7 +174,6 @@ pub(super) static KEYS: &[Key] = &[
     key("proxy", "max_connections", count(0, 16_777_216), Value("0"), "Client connections at once over all listeners; more are refused. 0: half of what the descriptor limit allows, as each holds two descriptors."),
     key("proxy", "drain_timeout", lasting(Duration::ZERO, DAY), Value("30s"), "How long connections may go on after a drain was asked for. Then they are cut."),
     key("proxy", "drain_delay", lasting(Duration::ZERO, HOUR), Value("0s"), "How long `/readyz` says 503 before a drain stops accepting, so that balancers in front notice."),
-    key("proxy", "park_after", lasting(ms(10), HOUR), Value("2s"), "A connection that moved no byte for this long gives its task back until it does."),
 
     key("listener", "bind", Kind::Address, Value("0.0.0.0:8080"), "Address and port. `[::]` takes IPv4 as well.")
         .flag("listen").variable_named("EDGEPROXY_LISTEN_ADDR"),

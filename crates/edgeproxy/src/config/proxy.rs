@@ -21,7 +21,6 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ProxySettings {
         max_connections: section.count("max_connections"),
         drain_timeout: section.duration("drain_timeout"),
         drain_delay: section.duration("drain_delay"),
-        park_after: section.duration("park_after"),
         listeners: read_listeners(reader),
         checks: read_checks(reader),
         outlier: read_outlier(reader),

@@ -1,26 +1,15 @@
 //! One direction of a relay: from a source to a destination.
 
-use std::cell::RefCell;
 use std::io;
-use std::net::Shutdown;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-
+use super::Workbench;
 use super::pipe::{Pipe, SPLICE_AT, SPLICE_WHILE};
 use crate::proxy_header::{self, Start};
+use crate::socket::Socket;
 
-/// Size of the buffer that all connections of a core read into.
-const SCRATCH: usize = 64 * 1024;
 /// Rounds before a busy connection lets the others of its core go first: 1 MiB of copies, or 16 pipes full.
 const ROUNDS: u32 = 16;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
 
 /// One end of a direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,23 +25,45 @@ pub(super) struct Broken {
     pub(super) error: io::Error,
 }
 
+impl Broken {
+    fn source(error: io::Error) -> Self {
+        Self { side: Side::Source, error }
+    }
+
+    fn destination(error: io::Error) -> Self {
+        Self { side: Side::Destination, error }
+    }
+}
+
+/// How it goes on with a direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Flow {
+    /// Nothing more can be moved until a socket has news.
+    Blocked,
+    /// More can be moved, after the others had their turn.
+    Busy,
+    /// The source has finished, and the destination was told.
+    Finished,
+}
+
 /// Bytes taken from the source that the destination has not taken yet.
 enum Held {
-    Nothing,
     Bytes { bytes: Vec<u8>, sent: usize },
     InPipe(Pipe),
 }
 
 /// How far one direction has got.
 pub(super) struct Direction {
-    held: Held,
+    /// Boxed, as most connections hold nothing most of the time.
+    held: Option<Box<Held>>,
+    /// Bytes the destination has taken.
     moved: u64,
-    /// Of those, how many went through a pipe.
-    spliced: u64,
     /// The source has finished.
     finished: bool,
     /// Moves through a pipe.
     bulk: bool,
+    /// The destination sends small writes at once (TCP_NODELAY).
+    prompt: bool,
     header: HeaderCheck,
 }
 
@@ -65,157 +76,143 @@ enum HeaderCheck {
 }
 
 impl Direction {
-    pub(super) fn new(finished: bool, unchecked: bool) -> Self {
+    /// With `unchecked`, the first bytes must not be a PROXY header; without `prompt`, the destination still collects
+    /// small writes.
+    pub(super) fn new(unchecked: bool, prompt: bool) -> Self {
         let header = if unchecked { HeaderCheck::Open } else { HeaderCheck::Passed };
-        Self { held: Held::Nothing, moved: 0, spliced: 0, finished, bulk: false, header }
+        Self { held: None, moved: 0, finished: false, bulk: false, prompt, header }
     }
 
-    /// Bytes the destination has taken since the last call.
-    pub(super) fn take_moved(&mut self) -> u64 {
-        std::mem::take(&mut self.moved)
-    }
-
-    /// Bytes that went through a pipe since the last call.
-    pub(super) fn take_spliced(&mut self) -> u64 {
-        std::mem::take(&mut self.spliced)
-    }
-
-    pub(super) fn holds_bytes(&self) -> bool {
-        !matches!(self.held, Held::Nothing)
-    }
-
-    pub(super) fn is_unchecked(&self) -> bool {
-        self.header == HeaderCheck::Open
+    /// Bytes the destination has taken.
+    pub(super) fn moved(&self) -> u64 {
+        self.moved
     }
 
     pub(super) fn is_untrusted_header(&self) -> bool {
         self.header == HeaderCheck::Failed
     }
 
-    /// Moves what can be moved. Ready when the source has finished and the destination was told.
+    /// Moves what can be moved.
     ///
     /// With `last`, the other direction has ended already: both sockets are about to be closed, which tells the
     /// destination by itself.
-    pub(super) fn poll(
+    pub(super) fn advance(
         &mut self,
-        cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        destination: &mut TcpStream,
+        bench: &mut Workbench,
+        source: &mut Socket,
+        destination: &mut Socket,
         last: bool,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Result<Flow, Broken> {
         for _ in 0..ROUNDS {
-            if !self.is_unchecked() {
-                ready!(self.poll_flush(cx, destination)).map_err(|error| Broken { side: Side::Destination, error })?;
+            if self.header != HeaderCheck::Open && self.flush(bench, destination)?.is_pending() {
+                return Ok(Flow::Blocked);
             }
             if self.finished {
-                return Poll::Ready(if last { Ok(()) } else { half_close(destination) });
+                if !last {
+                    destination.finish().map_err(Broken::destination)?;
+                }
+                return Ok(Flow::Finished);
             }
-            ready!(if self.bulk { self.poll_fill_pipe(cx, source) } else { self.poll_copy(cx, source, destination) })?;
-            if self.is_untrusted_header() {
-                return Poll::Pending;
+            let more = match self.bulk {
+                true => self.fill_pipe(bench, source)?,
+                false => self.copy(bench, source, destination)?,
+            };
+            if more.is_pending() || self.is_untrusted_header() {
+                return Ok(Flow::Blocked);
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        Ok(Flow::Busy)
     }
 
     /// Hands the destination what is held for it.
-    fn poll_flush(&mut self, cx: &mut Context<'_>, destination: &mut TcpStream) -> Poll<io::Result<()>> {
-        match &mut self.held {
-            Held::Nothing => return Poll::Ready(Ok(())),
+    fn flush(&mut self, bench: &mut Workbench, destination: &mut Socket) -> Result<Poll<()>, Broken> {
+        let Some(held) = &mut self.held else { return Ok(Poll::Ready(())) };
+        make_prompt(&mut self.prompt, self.moved, destination);
+        match &mut **held {
             Held::Bytes { bytes, sent } => {
                 while *sent < bytes.len() {
-                    let count = ready!(Pin::new(&mut *destination).poll_write(cx, &bytes[*sent..]))?;
+                    let Poll::Ready(count) = destination.write(&bytes[*sent..]) else { return Ok(Poll::Pending) };
+                    let count = count.map_err(Broken::destination)?;
                     *sent += count;
                     self.moved += count as u64;
                 }
             }
             Held::InPipe(pipe) => {
                 while !pipe.is_empty() {
-                    let count = ready!(pipe.poll_drain(cx, destination))?;
+                    let Poll::Ready(count) = pipe.drain(destination) else { return Ok(Poll::Pending) };
+                    let count = count.map_err(Broken::destination)? as u64;
                     self.moved += count;
-                    self.spliced += count;
+                    bench.moved.spliced += count;
                 }
             }
         }
-        if let Held::InPipe(pipe) = std::mem::replace(&mut self.held, Held::Nothing) {
-            pipe.give_back();
+        if let Some(Held::InPipe(pipe)) = self.held.take().map(|held| *held) {
+            bench.pipes.give_back(pipe);
         }
-        Poll::Ready(Ok(()))
+        Ok(Poll::Ready(()))
     }
 
     /// One read into the scratch buffer, one write out of it.
-    fn poll_copy(
+    fn copy(
         &mut self,
-        cx: &mut Context<'_>,
-        source: &mut TcpStream,
-        destination: &mut TcpStream,
-    ) -> Poll<Result<(), Broken>> {
-        BUFFER.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(source).poll_read(cx, &mut buffer))
-                .map_err(|error| Broken { side: Side::Source, error })?;
-            let bytes = buffer.filled();
-            if bytes.is_empty() {
-                self.finished = true;
-                self.settle_header();
-                return Poll::Ready(Ok(()));
-            }
-            if self.is_unchecked() {
-                self.check_header(bytes);
-                return Poll::Ready(Ok(()));
-            }
-            self.bulk = bytes.len() >= SPLICE_AT;
-            let mut sent = 0;
-            while sent < bytes.len() {
-                match Pin::new(&mut *destination).poll_write(cx, &bytes[sent..]) {
-                    Poll::Ready(Ok(count)) => {
-                        sent += count;
-                        self.moved += count as u64;
-                    }
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(Broken { side: Side::Destination, error }));
-                    }
-                    Poll::Pending => {
-                        self.held = Held::Bytes { bytes: bytes[sent..].to_vec(), sent: 0 };
-                        return Poll::Pending;
-                    }
+        bench: &mut Workbench,
+        source: &mut Socket,
+        destination: &mut Socket,
+    ) -> Result<Poll<()>, Broken> {
+        let Poll::Ready(count) = source.read(&mut bench.scratch) else { return Ok(Poll::Pending) };
+        let bytes = &bench.scratch[..count.map_err(Broken::source)?];
+        if bytes.is_empty() {
+            self.finished = true;
+            self.settle_header();
+            return Ok(Poll::Ready(()));
+        }
+        if self.header == HeaderCheck::Open {
+            self.check_header(bytes);
+            return Ok(Poll::Ready(()));
+        }
+        self.bulk = bytes.len() >= SPLICE_AT;
+        let mut sent = 0;
+        while sent < bytes.len() {
+            make_prompt(&mut self.prompt, self.moved, destination);
+            match destination.write(&bytes[sent..]) {
+                Poll::Ready(count) => {
+                    let count = count.map_err(Broken::destination)?;
+                    sent += count;
+                    self.moved += count as u64;
+                }
+                Poll::Pending => {
+                    self.held = Some(Box::new(Held::Bytes { bytes: bytes[sent..].to_vec(), sent: 0 }));
+                    return Ok(Poll::Pending);
                 }
             }
-            Poll::Ready(Ok(()))
-        })
+        }
+        Ok(Poll::Ready(()))
     }
 
     /// Moves what the source has into a pipe, or goes back to copying when it is too little to be worth two calls.
-    fn poll_fill_pipe(&mut self, cx: &mut Context<'_>, source: &mut TcpStream) -> Poll<Result<(), Broken>> {
-        let Some(mut pipe) = Pipe::take() else {
+    fn fill_pipe(&mut self, bench: &mut Workbench, source: &mut Socket) -> Result<Poll<()>, Broken> {
+        let Some(mut pipe) = bench.pipes.take() else {
             self.bulk = false;
-            return Poll::Ready(Ok(()));
+            return Ok(Poll::Ready(()));
         };
-        match pipe.poll_fill(cx, source) {
-            Poll::Pending => {
-                pipe.give_back();
-                Poll::Pending
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Broken { side: Side::Source, error })),
-            Poll::Ready(Ok(0)) => {
-                pipe.give_back();
-                self.finished = true;
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Ok(count)) => {
-                self.bulk = count >= SPLICE_WHILE;
-                self.held = Held::InPipe(pipe);
-                Poll::Ready(Ok(()))
-            }
-        }
+        let filled = pipe.fill(source);
+        let Poll::Ready(Ok(count @ 1..)) = filled else {
+            bench.pipes.give_back(pipe);
+            let Poll::Ready(ended) = filled else { return Ok(Poll::Pending) };
+            ended.map_err(Broken::source)?;
+            self.finished = true;
+            return Ok(Poll::Ready(()));
+        };
+        self.bulk = count >= SPLICE_WHILE;
+        self.held = Some(Box::new(Held::InPipe(pipe)));
+        Ok(Poll::Ready(()))
     }
 
     /// Adds to the bytes held back until they are seen not to be a PROXY header.
     fn check_header(&mut self, bytes: &[u8]) {
-        let mut first = match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Bytes { bytes, .. } => bytes,
-            Held::Nothing | Held::InPipe(_) => Vec::new(),
+        let mut first = match self.held.take().map(|held| *held) {
+            Some(Held::Bytes { bytes, .. }) => bytes,
+            Some(Held::InPipe(_)) | None => Vec::new(),
         };
         first.extend_from_slice(bytes);
         self.header = match proxy_header::parse(&first) {
@@ -223,21 +220,22 @@ impl Direction {
             Start::Incomplete => HeaderCheck::Open,
             Start::Header(..) | Start::Malformed => HeaderCheck::Failed,
         };
-        self.held = Held::Bytes { bytes: first, sent: 0 };
+        self.held = Some(Box::new(Held::Bytes { bytes: first, sent: 0 }));
     }
 
     /// The source finished within what could have become a header: it is none.
     fn settle_header(&mut self) {
-        if self.is_unchecked() {
+        if self.header == HeaderCheck::Open {
             self.header = HeaderCheck::Passed;
         }
     }
 }
 
-fn half_close(destination: &TcpStream) -> Result<(), Broken> {
-    match SockRef::from(destination).shutdown(Shutdown::Write) {
-        // Not connected any more: the other direction is about to see the reset that caused it.
-        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(Broken { side: Side::Destination, error }),
-        _ => Ok(()),
+/// A first write leaves at once in any case; from the second on it must be said. So a connection of one request is
+/// spared the call.
+fn make_prompt(prompt: &mut bool, moved: u64, destination: &Socket) {
+    if moved > 0 && !*prompt {
+        *prompt = true;
+        destination.send_promptly();
     }
 }

@@ -4,14 +4,13 @@
 //! network delivers; with 256 (1 MB) it moves what is there, in a tenth of the calls. Pipes belong to the core and go
 //! back to its pool as soon as they are empty, so only a direction whose receiver is slow holds one.
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+
+use crate::socket::Socket;
 
 /// A read of this many bytes at once shows a sender in bulk: from here on its bytes go through a pipe…
 pub(super) const SPLICE_AT: usize = 32 * 1024;
@@ -22,8 +21,28 @@ const PIPE_BYTES: usize = 1024 * 1024;
 /// Idle pipes a core keeps. Each is two descriptors and no memory.
 const KEPT: usize = 16;
 
-thread_local! {
-    static POOL: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+/// The empty pipes of a core.
+#[derive(Default)]
+pub(crate) struct Pipes(Vec<Pipe>);
+
+impl Pipes {
+    /// A pipe from the pool, or a new one; `None` where descriptors are short.
+    pub(super) fn take(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.0.pop() {
+            return Some(pipe);
+        }
+        let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        // Beyond a per-user quota the kernel keeps the default size: slower, not wrong.
+        let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
+        Some(Pipe { out, into, bytes: 0 })
+    }
+
+    /// Takes an empty pipe back; one with bytes in it (of a connection that broke) is closed.
+    pub(super) fn give_back(&mut self, pipe: Pipe) {
+        if pipe.is_empty() && self.0.len() < KEPT {
+            self.0.push(pipe);
+        }
+    }
 }
 
 pub(super) struct Pipe {
@@ -33,65 +52,27 @@ pub(super) struct Pipe {
 }
 
 impl Pipe {
-    /// A pipe from the pool, or a new one; `None` where descriptors are short.
-    pub(super) fn take() -> Option<Self> {
-        if let Some(pipe) = POOL.with_borrow_mut(Vec::pop) {
-            return Some(pipe);
-        }
-        let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Beyond a per-user quota the kernel keeps the default size: slower, not wrong.
-        let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
-        Some(Self { out, into, bytes: 0 })
-    }
-
-    /// An empty pipe goes back to the pool; one with bytes in it (of a connection that broke) is closed.
-    pub(super) fn give_back(self) {
-        if self.is_empty() {
-            POOL.with_borrow_mut(|pool| {
-                if pool.len() < KEPT {
-                    pool.push(self);
-                }
-            });
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
     /// Moves what the source has into the (empty) pipe. Ready with 0 when the source has finished.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, source: &TcpStream) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(source.poll_read_ready(cx))?;
-            let moved = source.try_io(Interest::READABLE, || {
-                Ok(splice(source, None, &self.into, None, PIPE_BYTES, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
-            });
-            match moved {
-                Ok(count) => {
-                    self.bytes += count;
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    pub(super) fn fill(&mut self, source: &mut Socket) -> Poll<io::Result<usize>> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        let moved = source.read_with(|source| splice(source, None, &self.into, None, PIPE_BYTES, flags));
+        if let Poll::Ready(Ok(count)) = moved {
+            self.bytes += count;
         }
+        moved
     }
 
     /// Moves bytes from the pipe to the destination, as many as it takes at once.
-    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, destination: &TcpStream) -> Poll<io::Result<u64>> {
-        loop {
-            ready!(destination.poll_write_ready(cx))?;
-            let moved = destination.try_io(Interest::WRITABLE, || {
-                Ok(splice(&self.out, None, destination, None, self.bytes, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
-            });
-            match moved {
-                Ok(count) => {
-                    self.bytes -= count;
-                    return Poll::Ready(Ok(count as u64));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    pub(super) fn drain(&mut self, destination: &mut Socket) -> Poll<io::Result<usize>> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        let moved = destination.write_with(|socket| splice(&self.out, None, socket, None, self.bytes, flags));
+        if let Poll::Ready(Ok(count)) = moved {
+            self.bytes -= count;
         }
+        moved
     }
 }

@@ -1,0 +1,135 @@
+//! When to look at which connection again.
+//!
+//! A wheel: setting a timer and finding it due cost the same few nanoseconds however many there are. Nobody takes a
+//! timer back. It names a connection by its token, and when it is due for one that has ended, nothing happens. So that
+//! short connections do not leave long timers behind, a connection asks for a near look first (see `connection.rs`).
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use super::token::Token;
+
+/// How late a timer may be. None is early.
+const TICK: Duration = Duration::from_millis(16);
+/// Ticks on the wheel: 8 s, more than any wait of a client that is not served yet.
+const BUCKETS: u64 = 512;
+
+pub(crate) struct Timers {
+    zero: Instant,
+    /// The first tick that has not been looked at.
+    next: u64,
+    wheel: Vec<Vec<Token>>,
+    /// Timers on the wheel.
+    near: usize,
+    /// What is beyond the wheel.
+    far: BinaryHeap<Reverse<(u64, Token)>>,
+}
+
+impl Timers {
+    pub(crate) fn new(now: Instant) -> Self {
+        let wheel = (0..BUCKETS).map(|_| Vec::new()).collect();
+        Self { zero: now, next: 0, wheel, near: 0, far: BinaryHeap::new() }
+    }
+
+    /// The token will be due at this time, or up to a tick later.
+    pub(crate) fn set(&mut self, at: Instant, token: Token) {
+        let since = at.saturating_duration_since(self.zero).as_millis();
+        let tick = u64::try_from(since.div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).max(self.next);
+        if tick - self.next < BUCKETS {
+            self.bucket(tick).push(token);
+            self.near += 1;
+        } else {
+            self.far.push(Reverse((tick, token)));
+        }
+    }
+
+    /// When the first timer is due.
+    pub(crate) fn first(&self) -> Option<Instant> {
+        let near = (self.near > 0)
+            .then(|| (self.next..self.next + BUCKETS).find(|tick| !self.wheel[slot(*tick)].is_empty()))
+            .flatten();
+        let far = self.far.peek().map(|Reverse((tick, _))| *tick);
+        let tick = near.into_iter().chain(far).min()?;
+        Some(self.zero + Duration::from_millis(tick * u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// Moves what is due by now to `due`.
+    pub(crate) fn take_due(&mut self, now: Instant, due: &mut Vec<Token>) {
+        let since = now.saturating_duration_since(self.zero).as_millis() / TICK.as_millis();
+        let present = u64::try_from(since).unwrap_or(u64::MAX);
+        if present < self.next {
+            return;
+        }
+        for tick in self.next..=present.min(self.next + BUCKETS - 1) {
+            // Taken whole: the memory of a busy second is not kept for a quiet one.
+            let bucket = std::mem::take(self.bucket(tick));
+            self.near -= bucket.len();
+            due.extend(bucket);
+        }
+        self.next = present + 1;
+        while let Some(Reverse((tick, token))) = self.far.peek().copied()
+            && tick <= present
+        {
+            self.far.pop();
+            due.push(token);
+        }
+    }
+
+    fn bucket(&mut self, tick: u64) -> &mut Vec<Token> {
+        &mut self.wheel[slot(tick)]
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "below BUCKETS")]
+fn slot(tick: u64) -> usize {
+    (tick % BUCKETS) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(serial: u32) -> Token {
+        Token { index: 0, serial }
+    }
+
+    #[test]
+    fn timers_are_due_in_time_and_never_early() {
+        let zero = Instant::now();
+        let mut timers = Timers::new(zero);
+        let waits = [0, 1, 15, 16, 17, 500, 8_000, 8_191, 8_192, 8_193, 20_000, 3_600_000];
+        for (serial, wait) in (0..).zip(waits) {
+            timers.set(zero + Duration::from_millis(wait), token(serial));
+        }
+        let mut fired = vec![None; waits.len()];
+        let mut due = Vec::new();
+        while let Some(first) = timers.first() {
+            timers.take_due(first, &mut due);
+            assert!(!due.is_empty(), "a loop that sleeps until the first timer finds one");
+            for token in due.drain(..) {
+                fired[token.serial as usize] = Some(first - zero);
+            }
+        }
+        for (wait, fired) in waits.into_iter().zip(fired) {
+            let late = fired.unwrap().checked_sub(Duration::from_millis(wait)).expect("not early");
+            assert!(late <= TICK, "{wait} ms was {late:?} late");
+        }
+    }
+
+    #[test]
+    fn a_long_sleep_misses_none() {
+        let zero = Instant::now();
+        let mut timers = Timers::new(zero);
+        let mut due = Vec::new();
+        for (serial, wait) in (0..).zip([100, 9_000, 60_000]) {
+            timers.set(zero + Duration::from_millis(wait), token(serial));
+        }
+        timers.take_due(zero + Duration::from_secs(30), &mut due);
+        assert_eq!(due, [token(0), token(1)]);
+        timers.set(zero, token(3));
+        timers.take_due(zero + Duration::from_millis(30_016), &mut due);
+        assert_eq!(due, [token(0), token(1), token(3)], "a time that has passed is due at the next tick");
+        assert!(timers.first().unwrap() >= zero + Duration::from_secs(60));
+    }
+}

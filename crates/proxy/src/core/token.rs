@@ -1,0 +1,90 @@
+//! Names for the connections of a core.
+
+/// The two sockets of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Client,
+    Backend,
+}
+
+/// One connection of a core. Its place is given to others later; the serial tells them apart, so that news which come
+/// late (an event fetched before its socket was closed, a timer nobody took back) never reach a stranger.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Token {
+    pub(crate) index: u32,
+    pub(crate) serial: u32,
+}
+
+/// What an epoll event is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Subject {
+    Connection(Token, End),
+    /// A listening socket, by its number in this core.
+    Door(u32),
+    /// Another thread has left orders.
+    Mailbox,
+}
+
+impl Subject {
+    /// Serial of what is no connection.
+    const RESERVED: u32 = 0;
+    const MAILBOX: u32 = u32::MAX >> 1;
+
+    /// As the number that epoll keeps: serial, index, and one bit for the end.
+    pub(crate) fn encode(self) -> u64 {
+        let (serial, index, end) = match self {
+            Self::Connection(token, end) => (token.serial, token.index, u64::from(end == End::Backend)),
+            Self::Door(number) => (Self::RESERVED, number, 0),
+            Self::Mailbox => (Self::RESERVED, Self::MAILBOX, 0),
+        };
+        u64::from(serial) << 32 | u64::from(index) << 1 | end
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "takes the number apart")]
+    pub(crate) fn decode(data: u64) -> Self {
+        let (serial, index) = ((data >> 32) as u32, (data as u32) >> 1);
+        match (serial, index) {
+            (Self::RESERVED, Self::MAILBOX) => Self::Mailbox,
+            (Self::RESERVED, number) => Self::Door(number),
+            _ => Self::Connection(Token { index, serial }, if data & 1 == 1 { End::Backend } else { End::Client }),
+        }
+    }
+}
+
+/// Hands out serials; skips the reserved one when they start over.
+pub(crate) struct Serials(u32);
+
+impl Serials {
+    pub(crate) fn new() -> Self {
+        Self(Subject::RESERVED)
+    }
+
+    pub(crate) fn take(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(1).max(Subject::RESERVED + 1);
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_survives_the_kernel() {
+        let token = Token { index: 70_000, serial: u32::MAX };
+        for subject in [
+            Subject::Connection(token, End::Client),
+            Subject::Connection(token, End::Backend),
+            Subject::Door(3),
+            Subject::Mailbox,
+        ] {
+            assert_eq!(Subject::decode(subject.encode()), subject);
+        }
+    }
+
+    #[test]
+    fn serials_start_over_without_the_reserved_one() {
+        let mut serials = Serials(u32::MAX - 1);
+        assert_eq!((serials.take(), serials.take()), (u32::MAX, 1));
+    }
+}

@@ -1,0 +1,154 @@
+//! A non-blocking TCP socket and what epoll last said of it.
+//!
+//! The kernel tells of a change once (edge-triggered), so what it told is kept here until a call finds it used up. A
+//! read that brings less than there was room for has used it up as well: it spares the call that would only say so.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Poll;
+use std::time::Duration;
+
+use rustix::event::epoll::EventFlags;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags};
+use socket2::SockRef;
+
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    readable: bool,
+    writable: bool,
+    /// The other end has finished sending: after the last byte a read says so.
+    finished: bool,
+    /// An error is pending.
+    broken: bool,
+}
+
+impl Socket {
+    /// What epoll has to watch for.
+    pub(crate) const NEWS: EventFlags =
+        EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+    /// A socket of which nothing is known yet.
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        Self { fd, readable: false, writable: false, finished: false, broken: false }
+    }
+
+    /// Takes news from epoll.
+    pub(crate) fn note(&mut self, news: EventFlags) {
+        let broken = news.contains(EventFlags::ERR);
+        let finished = news.intersects(EventFlags::RDHUP | EventFlags::HUP);
+        self.broken |= broken;
+        self.finished |= finished || broken;
+        self.readable |= news.contains(EventFlags::IN) || finished || broken;
+        self.writable |= news.contains(EventFlags::OUT) || broken;
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Reads; ready with 0 when the other end has finished.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let room = buffer.len();
+        let read = self.read_with(|fd| rustix::net::recv(fd, &mut *buffer, RecvFlags::empty()).map(|(count, _)| count));
+        if let Poll::Ready(Ok(count)) = read {
+            self.readable = count == room || self.finished;
+        }
+        read
+    }
+
+    /// Looks at the first bytes and leaves them where they are.
+    pub(crate) fn peek(&mut self, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.read_with(|fd| rustix::net::recv(fd, &mut *buffer, RecvFlags::PEEK).map(|(count, _)| count))
+    }
+
+    /// Waits until there may be more than was seen by [`Self::peek`].
+    pub(crate) fn seen(&mut self) {
+        self.readable = false;
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write_with(|fd| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL))
+    }
+
+    /// A read by another call.
+    pub(crate) fn read_with<T>(
+        &mut self,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Poll<io::Result<T>> {
+        if !self.readable {
+            return Poll::Pending;
+        }
+        match retry_on_intr(|| call(self.fd.as_fd())) {
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                Poll::Pending
+            }
+            done => Poll::Ready(done.map_err(io::Error::from)),
+        }
+    }
+
+    /// A write by another call.
+    pub(crate) fn write_with<T>(
+        &mut self,
+        mut call: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
+    ) -> Poll<io::Result<T>> {
+        if !self.writable {
+            return Poll::Pending;
+        }
+        match retry_on_intr(|| call(self.fd.as_fd())) {
+            Err(Errno::AGAIN) => {
+                self.writable = false;
+                Poll::Pending
+            }
+            done => Poll::Ready(done.map_err(io::Error::from)),
+        }
+    }
+
+    /// Tells the other end that nothing more comes.
+    ///
+    /// # Errors
+    /// Of another kind than that the connection has ended; whoever reads from it sees how.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        match SockRef::from(&self.fd).shutdown(Shutdown::Write) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Small writes leave at once from now on (TCP_NODELAY).
+    pub(crate) fn send_promptly(&self) {
+        // Fails only on a socket that has been reset, which its relay is about to see.
+        let _: io::Result<()> = SockRef::from(&self.fd).set_tcp_nodelay(true);
+    }
+
+    /// The pending error, if epoll told of one.
+    pub(crate) fn take_error(&mut self) -> Option<io::Error> {
+        if !self.broken {
+            return None;
+        }
+        self.broken = false;
+        SockRef::from(&self.fd).take_error().ok().flatten()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Makes closing this socket send a reset.
+pub(crate) fn reset_on_close(socket: &impl AsFd) {
+    // Fails only on a socket that is already gone.
+    let _: io::Result<()> = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
