@@ -54,7 +54,7 @@ fn check_problem(problem: &Problem, text: &[u8]) {
 fn check(config: &Config) {
     config.notices.iter().for_each(|notice| crate::assert_one_line(notice));
     let proxy = &config.proxy;
-    assert!(!proxy.region.is_empty() && proxy.threads > 0 && !proxy.park_after.is_zero());
+    assert!(!proxy.region.is_empty() && proxy.threads > 0);
     assert!(!proxy.listeners.is_empty() && !proxy.checks.is_empty());
     for listener in &proxy.listeners {
         assert!((1..=8).contains(&listener.connect_attempts) && listener.affinity_capacity > 0);

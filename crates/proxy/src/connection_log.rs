@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +25,10 @@ const FLUSH_BYTES: usize = 32 * 1024;
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
 /// Buffers that may wait for the writer: 8 MiB of lines.
 const WAITING_BUFFERS: usize = 256;
+/// How long the last lines may take at the end…
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// …and how often it is looked whether they are written.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Where lines go.
 pub struct ConnectionLog {
@@ -169,50 +173,56 @@ impl ConnectionLog {
         if self.writer.is_none() {
             return;
         }
-        self.line(lines, &ConnectionLine {
-            ts: SystemTime::now(),
-            event: "connection",
-            id: Id { pop: &self.pop, number: record.id },
-            pop: &self.pop,
-            listener: &record.listener.name,
-            app: &record.backend.app,
-            client: record.client,
-            via: record.via.as_deref(),
-            country: record.country,
-            backend: &record.backend.id,
-            backend_addr: record.backend.addr.0,
-            region: &record.backend.region,
-            band: record.band,
-            score: record.score,
-            affinity: record.affine,
-            attempts: record.attempts,
-            queue_ms: f64::from(record.queue_us) / 1000.0,
-            connect_ms: f64::from(record.connect_us) / 1000.0,
-            bytes_in,
-            bytes_out,
-            duration_ms: millis(record.started.elapsed()),
-            close: close.word(),
-        });
+        self.line(
+            lines,
+            &ConnectionLine {
+                ts: SystemTime::now(),
+                event: "connection",
+                id: Id { pop: &self.pop, number: record.id },
+                pop: &self.pop,
+                listener: &record.listener.name,
+                app: &record.backend.app,
+                client: record.client,
+                via: record.via.as_deref(),
+                country: record.country,
+                backend: &record.backend.id,
+                backend_addr: record.backend.addr.0,
+                region: &record.backend.region,
+                band: record.band,
+                score: record.score,
+                affinity: record.affine,
+                attempts: record.attempts,
+                queue_ms: f64::from(record.queue_us) / 1000.0,
+                connect_ms: f64::from(record.connect_us) / 1000.0,
+                bytes_in,
+                bytes_out,
+                duration_ms: millis(record.started.elapsed()),
+                close: close.word(),
+            },
+        );
     }
 
     pub(crate) fn refused(&self, lines: &mut Lines, refused: &Refused<'_>) {
         if self.writer.is_none() || !self.may_log_refusal() {
             return;
         }
-        self.line(lines, &RefusalLine {
-            ts: SystemTime::now(),
-            event: "refused",
-            pop: &self.pop,
-            listener: refused.listener,
-            client: refused.client,
-            via: refused.via,
-            country: refused.country,
-            reason: refused.reason.word(),
-            attempts: refused.attempts,
-            queue_ms: millis(refused.queued),
-            duration_ms: millis(refused.arrived.elapsed()),
-            suppressed: self.suppressed.swap(0, Relaxed),
-        });
+        self.line(
+            lines,
+            &RefusalLine {
+                ts: SystemTime::now(),
+                event: "refused",
+                pop: &self.pop,
+                listener: refused.listener,
+                client: refused.client,
+                via: refused.via,
+                country: refused.country,
+                reason: refused.reason.word(),
+                attempts: refused.attempts,
+                queue_ms: millis(refused.queued),
+                duration_ms: millis(refused.arrived.elapsed()),
+                suppressed: self.suppressed.swap(0, Relaxed),
+            },
+        );
     }
 
     fn may_log_refusal(&self) -> bool {
@@ -245,12 +255,23 @@ impl ConnectionLog {
         }
     }
 
-    /// Waits until everything handed over is written. Nothing may be logged afterwards.
+    /// Waits until everything handed over is written, or until it is clear that nobody reads it. Nothing may be logged
+    /// afterwards.
     pub(crate) fn close(&self) {
-        if let (Some(writer), Some(thread)) = (&self.writer, self.thread.lock().take()) {
-            // An empty buffer is the end. Either call fails only if the writer is gone already.
-            let _ = writer.send(Vec::new());
-            let _ = thread.join();
+        let (Some(writer), Some(thread)) = (&self.writer, self.thread.lock().take()) else { return };
+        let until = Instant::now() + CLOSE_WITHIN;
+        // An empty buffer is the end. There is no room for it while the writer is stuck.
+        while let Err(TrySendError::Full(_)) = writer.try_send(Vec::new())
+            && Instant::now() < until
+        {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                tracing::error!("nobody reads the connection log; its last lines are lost");
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -259,8 +280,7 @@ impl ConnectionLog {
         let Lines { bytes, .. } = std::mem::take(lines);
         let Some(writer) = self.writer.as_ref().filter(|_| !bytes.is_empty()) else { return };
         if let Err(refused) = writer.try_send(bytes) {
-            let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) =
-                refused;
+            let (TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = refused;
             self.dropped.inc_by(lost.iter().filter(|&&byte| byte == b'\n').count() as u64);
         }
     }
@@ -308,4 +328,36 @@ fn timestamp<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::
 fn millis(duration: Duration) -> f64 {
     let micros = u32::try_from(duration.as_micros());
     micros.map_or_else(|_| (duration.as_secs_f64() * 1000.0).round(), |micros| f64::from(micros) / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe that nobody reads.
+    struct Stuck;
+
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            loop {
+                std::thread::park();
+            }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_does_not_keep_the_process_from_ending() {
+        let metrics = crate::Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let log = ConnectionLog::start(Some(Box::new(Stuck)), "fra", 10, &metrics).unwrap();
+        for _ in 0..WAITING_BUFFERS + 10 {
+            let mut lines = Lines { bytes: b"line\n".to_vec(), since: None };
+            log.flush(&mut lines);
+        }
+        assert!(metrics.log_dropped.get() > 0, "what cannot wait is dropped and counted");
+        log.close();
+    }
 }

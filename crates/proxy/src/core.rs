@@ -135,8 +135,19 @@ impl Core {
             self.reopen_doors()?;
             self.report();
         }
-        self.desk.pop.log.flush(&mut self.desk.lines);
+        self.leave();
         Ok(())
+    }
+
+    /// Nobody is left with a part that passes for the whole, or without a line in the log.
+    fn leave(&mut self) {
+        for connection in self.connections.drain() {
+            match connection.record() {
+                Some(_) => connection.close(Close::DrainDeadline, &mut self.desk),
+                None => connection.refuse(Refusal::Draining, &mut self.desk),
+            }
+        }
+        self.desk.pop.log.flush(&mut self.desk.lines);
     }
 
     /// Sleeps until a socket has news or something is due.
@@ -274,8 +285,12 @@ impl Core {
     /// The oldest connections with ids above `after`.
     fn list(&self, after: u64, limit: usize) -> Vec<LiveConnection> {
         let id = |connection: &Connection| connection.record().map(|record| record.id);
-        let mut ids: Vec<(u64, usize)> =
-            self.connections.iter().filter_map(|(key, one)| Some((id(one)?, key))).filter(|(id, _)| *id > after).collect();
+        let mut ids: Vec<(u64, usize)> = self
+            .connections
+            .iter()
+            .filter_map(|(key, one)| Some((id(one)?, key)))
+            .filter(|(id, _)| *id > after)
+            .collect();
         ids.sort_unstable();
         ids.truncate(limit);
         let region = &self.desk.pop.settings.region;

@@ -58,7 +58,6 @@ impl DialError {
             None => Self::Other(error),
         }
     }
-
 }
 
 impl From<Errno> for DialError {

@@ -311,9 +311,8 @@ impl Errand {
         self.dialling += took;
         let room = self.tried.add(table.key(choice.index).slot());
         let settings = &self.listener().settings;
-        let may_retry = room
-            && usize::from(self.attempts) < settings.connect_attempts
-            && self.dialling < settings.connect_deadline;
+        let may_retry =
+            room && usize::from(self.attempts) < settings.connect_attempts && self.dialling < settings.connect_deadline;
         if !may_retry {
             return Err(Refusal::NoRoute(NoRoute::AllTried));
         }

@@ -208,15 +208,10 @@ impl Pop {
         while self.open_connections() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let cut = self.end(Close::DrainDeadline, |_| true);
-        let cut_by = tokio::time::Instant::now() + Duration::from_secs(1);
-        while self.open_connections() > 0 && tokio::time::Instant::now() < cut_by {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        cut
+        self.end(Close::DrainDeadline, |_| true)
     }
 
-    /// Ends the cores and waits for their last log lines to be handed over.
+    /// Ends the cores, with a reset of whoever is still connected, and waits for the last log lines to be written.
     pub fn stop(&self) {
         self.advance_drain(Phase::Over);
         for thread in self.threads.lock().drain(..) {

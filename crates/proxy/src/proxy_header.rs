@@ -95,6 +95,9 @@ pub(crate) fn is_trusted(peer: IpAddr, trusted: &[IpNet]) -> bool {
 
 /// Takes the header off the stream of a trusted peer, once it is there. What follows the header stays in the socket.
 pub(crate) fn receive(socket: &mut Socket) -> Poll<Result<Option<SocketAddr>, Refusal>> {
+    if socket.is_broken() {
+        return Poll::Ready(Err(Refusal::ClientGone));
+    }
     let mut bytes = [0; V2_LONGEST];
     let Poll::Ready(peeked) = socket.peek(&mut bytes) else { return Poll::Pending };
     let Ok(count) = peeked else { return Poll::Ready(Err(Refusal::ClientGone)) };

@@ -20,7 +20,6 @@ pub(crate) struct Resources {
     pub(crate) descriptors: i64,
     pub(crate) resident: f64,
     pub(crate) connections: i64,
-    pub(crate) parked: i64,
 }
 
 impl Resources {
@@ -29,7 +28,6 @@ impl Resources {
             descriptors: pop.count("process_open_fds", &[]).await.unwrap(),
             resident: pop.metric("process_resident_memory_bytes", &[]).await.unwrap(),
             connections: pop.count("edge_connections_current", &[]).await.unwrap(),
-            parked: pop.count("edge_connections_parked", &[]).await.unwrap(),
         }
     }
 
@@ -38,7 +36,6 @@ impl Resources {
             descriptors: self.descriptors.max(other.descriptors),
             resident: self.resident.max(other.resident),
             connections: self.connections.max(other.connections),
-            parked: self.parked.max(other.parked),
         }
     }
 }
@@ -85,7 +82,6 @@ impl Accounts {
     pub(crate) async fn of(stage: &Stage, tight: &Backend, at_start: Resources) -> Self {
         let pop = &stage.pop;
         pop.until_count("edge_connections_current", &[], 0).await.unwrap();
-        pop.until_count("edge_connections_parked", &[], 0).await.unwrap();
         pop.until_count("edge_queue_waiting", &[], 0).await.unwrap();
         pop.until_count("edge_backend_connections", &[], 0).await.unwrap();
         let (_, listed) = pop.get("/api/v1/backends").await.unwrap();

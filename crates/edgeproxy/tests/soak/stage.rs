@@ -25,7 +25,6 @@ pub(crate) const TIGHT_LIMIT: i64 = 3;
 const TOML: &str = r#"
 [proxy]
 threads = 2
-park_after = "200ms"
 [routing]
 poll = "500ms"
 [log]
