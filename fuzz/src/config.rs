@@ -2,8 +2,8 @@
 //!
 //! The input is the file's text; behind a NUL follow variables as `NAME=VALUE`, with a NUL between two.
 //!
-//! - It is refused with at least one message, each of one line and about a line that the file has; or every setting
-//!   is within its bounds.
+//! - It is refused with at least one message, each of one line and about a line that the file has; or it has a
+//!   region and a listener, and nothing is 0 where 0 would mean that it never happens.
 //! - Reading it twice gives the same.
 
 use std::cell::RefCell;

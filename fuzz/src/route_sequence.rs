@@ -460,6 +460,6 @@ impl World {
             assert_eq!(self.states.is_ejected(slot), known.ejected, "{id}");
             assert_eq!(self.table.find(key).map(|index| &self.table.backend(index).id), Some(id));
         }
-        assert!(self.affinity.len() <= 256);
+        assert!(self.affinity.remembered() <= 256);
     }
 }

@@ -103,8 +103,7 @@ fn endpoints() -> Endpoints {
 }
 
 impl Api {
-    /// Makes a change to routing.db, off the control plane's thread as it waits for the disk. It is made even when the
-    /// client goes away meanwhile.
+    /// Makes a change to routing.db, off the control plane's thread as it waits for the disk.
     async fn edit<T: Send + 'static>(
         &self,
         change: impl FnOnce(&RoutingEditor) -> Result<T, EditError> + Send + 'static,
@@ -131,6 +130,14 @@ impl Api {
             tracing::warn!("a change made through the API is in the file but not yet in the running table");
         }
     }
+}
+
+/// Does a request to its end. The handler of a client that hangs up is dropped where it stands; a write has more than
+/// one step, and must not be left between two.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.map_err(|error| Problem::internal(&error))?
 }
 
 /// Runs what blocks or takes long on a thread of its own; checks and heartbeats go on meanwhile.

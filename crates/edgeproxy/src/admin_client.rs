@@ -69,7 +69,7 @@ impl fmt::Display for AdminError {
                 "{address}: no answer from the admin API: {reason}; is `edgeproxy proxy` running there? Its address is \
                  the setting admin.listen"
             ),
-            Self::Refused { address, status: 401 | 403, reason } => write!(
+            Self::Refused { address, status: 401, reason } => write!(
                 f,
                 "{address}: the admin API refuses: {reason}; name the file that admin.token_file names with \
                  --token-file"
@@ -91,10 +91,14 @@ impl AdminClient {
     /// # Errors
     /// [`AdminError::Token`].
     pub(crate) fn new(address: &str, token_file: Option<&Path>) -> Result<Self, AdminError> {
+        Ok(Self::with_token(address, token_file.map(read_token).transpose()?))
+    }
+
+    /// With a token that is known already.
+    pub(crate) fn with_token(address: &str, token: Option<String>) -> Self {
         let address = address.trim_end_matches('/');
         let address = address.strip_prefix("http://").unwrap_or(address).to_owned();
-        let token = token_file.map(read_token).transpose()?;
-        Ok(Self { address, token })
+        Self { address, token }
     }
 
     /// Sends one request; `path` begins with a slash and is encoded already, see [`encoded`]. An answer without a body

@@ -1,8 +1,12 @@
 //! One module a command; what each prints goes through [`say`].
 
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::config::Problem;
 
 mod check;
 mod demo;
@@ -11,6 +15,9 @@ mod drain;
 mod proxy;
 mod route;
 mod say;
+
+/// Exit code of bad usage or configuration.
+const BAD_USAGE: u8 = 2;
 
 /// What the binary can do.
 #[derive(Subcommand)]
@@ -25,12 +32,61 @@ pub(crate) enum Command {
 
 /// Runs a command: exit code 0 done, 1 failed, 2 bad usage or configuration.
 pub(crate) fn run(command: Command) -> ExitCode {
-    match command {
+    let code = match command {
         Command::Proxy(proxy) => proxy.run(),
         Command::Check(check) => check.run(),
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Drain(drain) => drain.run(),
         Command::Route(route) => route.run(),
+    };
+    if say::has_failed() { ExitCode::FAILURE } else { code }
+}
+
+/// Why a command was not done.
+enum Failure {
+    /// The file, the network or the other side.
+    Failed(String),
+    /// What was asked for makes no sense.
+    Usage(String),
+    /// The configuration file that was named has mistakes.
+    Config(Vec<Problem>),
+}
+
+impl Failure {
+    /// For `map_err`: an error whose own words say what, where and what to do.
+    fn from_display(error: impl Display) -> Self {
+        Self::Failed(error.to_string())
     }
+
+    /// Tells it; the exit code for it.
+    fn tell(self) -> ExitCode {
+        match self {
+            Self::Failed(message) => {
+                say::mistake(format_args!("error: {message}"));
+                ExitCode::FAILURE
+            }
+            Self::Usage(message) => {
+                say::mistake(format_args!("error: {message}"));
+                ExitCode::from(BAD_USAGE)
+            }
+            Self::Config(problems) => {
+                problems.iter().for_each(say::mistake);
+                ExitCode::from(BAD_USAGE)
+            }
+        }
+    }
+}
+
+/// What to know of backends in a region without a place.
+fn unknown_region(code: &str) -> String {
+    format!(
+        "nothing is known of region {code:?}, so it comes last wherever distance decides; declare it by \
+         [[routing.region]] in the configuration, or use the code of a built-in one"
+    )
+}
+
+/// An environment variable that says something.
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }

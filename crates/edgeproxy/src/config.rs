@@ -89,44 +89,40 @@ impl Config {
             problems,
             notices,
         };
-        let config = Self {
-            proxy: proxy::read(&mut reader),
-            admin: admin::read(&mut reader),
-            routing: routing::read(&mut reader),
-            log: log::read(&mut reader),
-            notices: Vec::new(),
-            settings: Vec::new(),
-        };
-        config.compare(&mut reader);
+        let proxy = proxy::read(&mut reader);
+        let admin = admin::read(&mut reader);
+        let routing = routing::read(&mut reader);
+        let log = log::read(&mut reader);
+        compare(&mut reader, &proxy, &admin, &routing);
         let Reader { settings, mut problems, notices, .. } = reader;
         if !file_is_whole {
             // What seems to be missing may stand in the part that could not be read.
             problems.retain(|problem| problem.origin != Origin::Default);
         }
         if problems.is_empty() {
-            return Ok(Self { notices, settings, ..config });
+            return Ok(Self { proxy, admin, routing, log, notices, settings });
         }
         problems.sort_by(|a, b| a.origin.cmp(&b.origin));
         Err(problems)
     }
+}
 
-    /// Rules that span sections.
-    fn compare(&self, reader: &mut Reader<'_>) {
-        let admin = self.admin.listen;
-        let shared = self.proxy.listeners.iter().position(|listener| listener::overlap(listener.bind, admin));
-        if let Some(index) = shared {
-            let bind = self.proxy.listeners[index].bind;
-            let message = format!("{admin} is taken by listener[{index}], which binds {bind}");
-            reader.section("admin").complain("listen", message);
-        }
-        let region = &self.proxy.region;
-        let regions = Regions::with(self.routing.regions.iter().cloned());
-        if !region.is_empty() && regions.get(region).point.is_none() {
-            reader.notices.push(format!(
-                "nothing is known of region {region:?}: distances from here cannot be told; declare it by \
-                 [[routing.region]], or use the code of a built-in one"
-            ));
-        }
+/// Rules that span sections.
+fn compare(reader: &mut Reader<'_>, proxy: &ProxySettings, admin: &AdminSettings, routing: &RoutingSettings) {
+    let listen = admin.listen;
+    let shared = proxy.listeners.iter().position(|listener| listener::overlap(listener.bind, listen));
+    if let Some(index) = shared {
+        let bind = proxy.listeners[index].bind;
+        let message = format!("{listen} is taken by listener[{index}], which binds {bind}");
+        reader.section("admin").complain("listen", message);
+    }
+    let region = &proxy.region;
+    let regions = Regions::with(routing.regions.iter().cloned());
+    if !region.is_empty() && regions.get(region).point.is_none() {
+        reader.notices.push(format!(
+            "nothing is known of region {region:?}: distances from here cannot be told; declare it by \
+             [[routing.region]], or use the code of a built-in one"
+        ));
     }
 }
 

@@ -1,4 +1,5 @@
-//! This process as the system sees it: its descriptor limit, and the figures Prometheus expects of every process.
+//! This process as the system sees it: its descriptor limit, its version, and the figures Prometheus expects of every
+//! process.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use edgeproxy_proxy::metric_names as names;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -38,6 +40,10 @@ impl ProcessFigures {
 
 impl Collector for ProcessFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut family =
+            encoder.encode_descriptor(names::BUILD_INFO, "Version of this POP", None, MetricType::Gauge)?;
+        family.encode_family(&version)?.encode_gauge(&1_i64)?;
         let mut gauge = |name: &str, help: &str, value: f64| {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)

@@ -45,8 +45,18 @@ impl Running {
         let states = Arc::new(StatePool::default());
 
         let mut routing = RoutingWatch::new(&config.routing.db, config.routing.poll);
+        if routing.is_poll_only() {
+            tracing::warn!(
+                db = %config.routing.db.display(),
+                poll = ?config.routing.poll,
+                "the kernel tells nothing of changes to the routing table (is fs.inotify.max_user_instances used up?); \
+                 they are seen at the next poll"
+            );
+        }
         let loaded = routing.next().await.map_err(|error| error.to_string())?;
         let table = build_table(&config, &states, &metrics, loaded)?;
+        // Before the file is read: what comes between the two is then seen as a change.
+        let geo_file = config.routing.geoip.as_deref().map(|path| FileWatch::new(path, config.routing.poll));
         let geo = load_geo(config.routing.geoip.as_deref())?;
         tracing::info!(table = geo.description(), "geo table loaded");
 
@@ -64,9 +74,8 @@ impl Running {
         let table_changed = watch::Sender::new(());
         let running = Arc::new(Self { config, pop, checks, registry, metrics, states, drain_order, table_changed });
         tokio::spawn(Arc::clone(&running).follow_routing(routing));
-        if let Some(path) = running.config.routing.geoip.clone() {
-            let geo = FileWatch::new(&path, running.config.routing.poll);
-            tokio::spawn(Arc::clone(&running).follow_geo(geo));
+        if let Some(file) = geo_file {
+            tokio::spawn(Arc::clone(&running).follow_geo(file));
         }
         tracing::debug!(took = ?started.elapsed(), "started");
         Ok(running)
@@ -76,7 +85,11 @@ impl Running {
     async fn follow_routing(self: Arc<Self>, mut routing: RoutingWatch) {
         loop {
             let table = match routing.next().await {
-                Ok(loaded) => build_table(&self.config, &self.states, &self.metrics, loaded),
+                Ok(loaded) => {
+                    let running = Arc::clone(&self);
+                    let build = move || build_table(&running.config, &running.states, &running.metrics, loaded);
+                    off_thread(build).await
+                }
                 Err(error) => Err(error.to_string()),
             };
             match table {
@@ -96,7 +109,8 @@ impl Running {
     async fn follow_geo(self: Arc<Self>, mut file: FileWatch) {
         loop {
             file.changed().await;
-            match load_geo(self.config.routing.geoip.as_deref()) {
+            let path = self.config.routing.geoip.clone();
+            match off_thread(move || load_geo(path.as_deref())).await {
                 Ok(geo) => {
                     tracing::info!(table = geo.description(), "geo table reloaded");
                     self.pop.replace_geo(Arc::new(geo));
@@ -131,6 +145,13 @@ impl Running {
     pub(crate) fn drain_within(&self) -> Duration {
         self.drain_order.borrow().unwrap_or(self.config.proxy.drain_timeout)
     }
+}
+
+/// Runs what takes long on a thread of its own: health, heartbeats and checks, whose times are measured, share this one.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
 fn build_table(
@@ -175,5 +196,6 @@ fn tell_rejections(rejected: &[BackendError]) {
 pub(crate) fn load_geo(path: Option<&Path>) -> Result<GeoTable, String> {
     let Some(path) = path else { return Ok(GeoTable::embedded()) };
     let bytes = std::fs::read(path).map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-    GeoTable::from_mmdb(bytes).map_err(|error| format!("{}: {error}", path.display()))
+    let hint = "give a country or city table in .mmdb format";
+    GeoTable::from_mmdb(bytes).map_err(|error| format!("{}: {error}; {hint}", path.display()))
 }

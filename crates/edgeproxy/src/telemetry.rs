@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
@@ -34,6 +35,7 @@ pub(crate) fn open_connection_log(settings: &LogSettings) -> io::Result<Option<B
         ConnectionLog::Off => None,
         ConnectionLog::Stdout => Some(Box::new(io::stdout())),
         ConnectionLog::Stderr => Some(Box::new(io::stderr())),
-        ConnectionLog::File(path) => Some(Box::new(OpenOptions::new().create(true).append(true).open(path)?)),
+        // It tells who was here: nobody's business but the owner's and the group's.
+        ConnectionLog::File(path) => Some(Box::new(OpenOptions::new().create(true).append(true).mode(0o640).open(path)?)),
     })
 }

@@ -72,13 +72,14 @@ async fn a_client_returns_to_its_backend_from_whatever_port() {
 
 #[tokio::test]
 async fn a_client_is_forgotten_after_the_ttl_and_each_visit_extends_it() {
-    let (_site, _pool, pop) = pool(2, "affinity_ttl = \"600ms\"", UNCHECKED).await;
+    let (_site, _pool, pop) = pool(2, "affinity_ttl = \"4s\"", UNCHECKED).await;
     let (home, _) = visit(&pop, "198.51.100.1:1").await;
-    for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(250)).await;
+    // Two thirds of the ttl in all but the last: without being extended it would be over.
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
         assert_eq!(visit(&pop, "198.51.100.1:2").await, (home.clone(), true));
     }
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    tokio::time::sleep(Duration::from_millis(4200)).await;
     assert!(!visit(&pop, "198.51.100.1:3").await.1);
     stop(pop).await;
 }

@@ -31,7 +31,7 @@ fn add_two(site: &Site, near: &Backend, far: &Backend) {
     }
 }
 
-/// The n-th verdict on this backend: when it turned, and to what.
+/// What the n-th verdict on this backend turned to.
 async fn turned(pop: &Pop, backend: &str, number: usize) -> String {
     eventually(&format!("verdict {number} on {backend}"), LONG, async || {
         let lines = pop.log.all_json().into_iter();

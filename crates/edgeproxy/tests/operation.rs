@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use edgeproxy_world::{Backend, Behaviour, Client, LONG, Pop, Site, eventually};
+use rustix::process::Signal;
 use serde_json::Value;
 
 mod support;
@@ -264,9 +266,24 @@ async fn a_second_copy_on_the_same_port_is_told_so() {
     assert!(said.contains(&pop.address().to_string()) && said.contains("another process listens there"), "{said}");
     visit(pop.address(), b"the first serves on").await;
 
-    let (status, said) = other.plan("").flag("--admin").flag(pop.admin().to_string()).run().await.unwrap();
-    assert_ne!(status.code(), Some(0), "{said}");
+    let (status, said) = other.plan("").admin(pop.admin()).run().await.unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&pop.admin().to_string()) && said.contains("another process listens there"), "{said}");
     pop.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_terminal_that_closes_cuts_nobody() {
+    let (_site, _backend, pop) = echo("").await;
+    let mut client = pop.connect().await.unwrap();
+    client.exchange(b"before").await.unwrap();
+    pop.signal(Signal::HUP).unwrap();
+    let is_told = |line: &Value| line["message"].as_str().is_some_and(|message| message.starts_with("SIGHUP"));
+    pop.log.wait_for("a word on it", LONG, is_told).await.unwrap();
+    client.exchange(b"after").await.unwrap();
+    drop(client);
+    visit(pop.address(), b"newcomers too").await;
+    pop.stop(LONG).await.unwrap();
 }
 
 #[tokio::test]
@@ -292,6 +309,8 @@ async fn the_connection_log_may_go_to_a_file() {
     eventually("a line in the file", LONG, async || Ok(read().ends_with('\n').then_some(()))).await.unwrap();
     let line: Value = serde_json::from_str(read().trim()).unwrap();
     assert_eq!(line["client"], client.address().to_string());
+    let mode = std::fs::metadata(site.file("connections.log")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o007, 0, "it holds addresses of clients: {mode:o}");
     visit(pop.address(), b"the last one").await;
     let connections = pop.connections.clone();
     pop.stop(Duration::from_secs(5)).await.unwrap();

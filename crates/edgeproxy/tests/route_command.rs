@@ -1,5 +1,6 @@
 //! `edgeproxy route` as an operator types it, looked at with the `sqlite3` tool.
-#![allow(clippy::unwrap_used)]
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
 use std::io::{Read, Write};
@@ -198,6 +199,15 @@ fn a_reader_that_leaves_is_no_failure() {
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    let site = Site::with_three();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = site.command(&["list", "--json"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write: No space left"), "{output:?}");
+}
+
 const CSV: &str =
     "id,region,wg_ip,port,weight,deleted\nb1,fra,10.0.0.1,80,,0\nb2,gru,10.0.0.2,81,3,0\nb3,gru,x,1,1,1\n";
 
@@ -244,12 +254,24 @@ fn an_import_with_bad_rows_is_refused_whole() {
 #[test]
 fn json_and_other_tables_are_imported() {
     let site = Site::with_three();
+    // Nothing of it may come back as something: no country is not that of the region.
+    site.ok(&["set", "fra-1", "--country", "", "--heartbeat", "30"]);
     let list = site.ok(&["list", "--json"]);
     site.file("list.json", &list);
     assert_eq!(site.ok(&["import", "list.json", "--db", "copy.db"]), "copy.db: 3 added, 0 changed, 0 as before\n");
     assert_eq!(site.ok(&["list", "--json", "--db", "copy.db"]), list);
+    assert_eq!(site.ok(&["import", "routing.db", "--db", "other.db"]), "other.db: 3 added, 0 changed, 0 as before\n");
+    assert_eq!(site.ok(&["list", "--json", "--db", "other.db"]), list);
     site.ok(&["rm", "nrt-1"]);
     assert_eq!(site.ok(&["import", "routing.db", "--db", "copy.db"]), "copy.db: 0 added, 0 changed, 2 as before\n");
+    // What the copy says otherwise is taken back, also where it was empty.
+    let other = ["set", "iad-1", "--country", "DE", "--heartbeat", "9", "--db"];
+    for (file, copy) in [("routing.db", "copy.db"), ("list.json", "other.db")] {
+        site.ok(&[&other[..], &[copy]].concat());
+        let done = site.ok(&["import", file, "--db", copy]);
+        assert!(done.contains(" 0 added, 1 changed,"), "{done}");
+    }
+    assert_eq!(site.sql("SELECT count(*) FROM backends WHERE heartbeat_secs IS NOT NULL"), "1");
 
     site.file("bad.json", "[\n{\"id\": \"a\", \"region\": \"fra\", \"wg_ip\": \"10.0.0.1\"},\n[]]");
     let done = site.run(&["import", "bad.json"]);
@@ -325,6 +347,11 @@ fn explain_needs_to_know_where_it_stands() {
     assert!(by_variable.out.contains("reached nrt,"), "{}", by_variable.err);
     site.run(&["explain", "nobody", "--pop", "fra"]).failed(2, "<CLIENT_IP>");
     site.run(&["explain", GERMAN_CLIENT, "--pop", "fra", "--policy", "fast"]).failed(2, "geo, score, latency");
+    site.file("edgeproxy.toml", "region = \"fra\"\n[[listener]]\npolicy = \"score\"\napp = \"web\"\n");
+    let json = site.ok(&["explain", GERMAN_CLIENT, "-c", "edgeproxy.toml", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["policy"], &json["candidates"][0]["id"]), (&"score".into(), &"iad-1".into()));
+    assert_eq!(json["candidates"][1]["standing"], "other_app", "as the first listener has it");
     site.run(&["explain", GERMAN_CLIENT, "--pop", "fra", "--admin", "x:1"]).failed(2, "cannot be used with");
     site.file("asn.mmdb", "no geo table");
     let geoip = ["explain", GERMAN_CLIENT, "--pop", "fra", "--geoip", "asn.mmdb"];

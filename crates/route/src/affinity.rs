@@ -1,5 +1,6 @@
 //! Which client went where: a bounded memory with a time to live.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,20 +10,21 @@ use crate::client::AffinityKey;
 use crate::moment::Moment;
 use crate::state::SlotKey;
 
+/// Parts with a lock each. More than any number of cores that decide at once, so that they seldom meet at one.
 const SHARDS: usize = 64;
 
 /// Where a client went, and until when that counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Binding {
-    /// The backend.
-    pub backend: SlotKey,
+#[derive(Clone, Copy)]
+struct Binding {
+    backend: SlotKey,
     /// End of its time to live; each new connection of the client extends it.
-    pub expires: Moment,
+    expires: Moment,
 }
 
 /// The bindings of one listener.
 ///
-/// Expired entries leave as new ones come, oldest first: no timer, no sweep, and never more than the capacity.
+/// Expired entries leave as new ones come, oldest first: no timer and no sweep. The capacity is shared out evenly to 64
+/// parts, each of which holds at least one client and never more than its share.
 pub struct Affinity {
     ttl: Duration,
     shard_capacity: usize,
@@ -39,7 +41,8 @@ struct Shard {
 }
 
 impl Affinity {
-    /// Remembers up to about `capacity` clients for `ttl` after their last connection. A zero `ttl` remembers nothing.
+    /// Remembers `capacity` clients, rounded up to a multiple of 64, for `ttl` after their last connection. A zero `ttl`
+    /// remembers nothing.
     pub fn new(ttl: Duration, capacity: usize) -> Self {
         Self {
             ttl,
@@ -68,10 +71,12 @@ impl Affinity {
         if shard.bindings.insert(client, binding).is_none() {
             shard.order.push_back((binding.expires, client));
         }
-        // Two out for one in: whatever piled up is gone before the memory has doubled.
+        // Two looked at for one that came: whatever has expired is gone before as many again have come.
         for _ in 0..2 {
-            let full = shard.bindings.len() > self.shard_capacity;
-            shard.retire_oldest(now, full);
+            shard.retire_oldest(now);
+        }
+        if shard.bindings.len() > self.shard_capacity {
+            shard.evict_oldest();
         }
     }
 
@@ -83,13 +88,8 @@ impl Affinity {
     }
 
     /// Clients remembered, expired ones that have not left yet included.
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).bindings.len()).sum()
-    }
-
-    /// Whether nobody is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn shard(&self, client: AffinityKey) -> MutexGuard<'_, Shard> {
@@ -99,18 +99,31 @@ impl Affinity {
 }
 
 impl Shard {
-    fn retire_oldest(&mut self, now: Moment, full: bool) {
-        let Some(&(queued, client)) = self.order.front() else { return };
-        if queued > now && !full {
-            return;
-        }
-        self.order.pop_front();
-        match self.bindings.get(&client).map(|binding| binding.expires) {
-            Some(expires) if expires > now && expires > queued => self.order.push_back((expires, client)),
-            Some(_) => {
-                self.bindings.remove(&client);
+    /// Lets the client in front go if its binding has expired; one whose binding was extended is queued again.
+    fn retire_oldest(&mut self, now: Moment) {
+        let Some((_, client)) = self.order.pop_front_if(|(queued, _)| *queued <= now) else { return };
+        if let Entry::Occupied(binding) = self.bindings.entry(client) {
+            let expires = binding.get().expires;
+            if expires > now {
+                self.order.push_back((expires, client));
+            } else {
+                binding.remove();
             }
-            None => {}
+        }
+    }
+
+    /// Lets one go although it counts: the first in the queue that was not extended since it was queued, or, where the
+    /// few in front all were, the last of these.
+    fn evict_oldest(&mut self) {
+        for tries_left in (0..4).rev() {
+            let Some((queued, client)) = self.order.pop_front() else { return };
+            let Entry::Occupied(binding) = self.bindings.entry(client) else { continue };
+            let expires = binding.get().expires;
+            if expires == queued || tries_left == 0 {
+                binding.remove();
+                return;
+            }
+            self.order.push_back((expires, client));
         }
     }
 }
@@ -126,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::client::ClientAddr;
-    use crate::state::StatePool;
+    use crate::state::{Applicant, StatePool};
 
     fn client(n: u32) -> AffinityKey {
         ClientAddr::new(SocketAddr::new(Ipv4Addr::from_bits(n).into(), 1)).affinity_key()
@@ -137,7 +150,8 @@ mod tests {
     }
 
     fn backends() -> Vec<SlotKey> {
-        StatePool::default().assign(["a", "b"].into_iter()).unwrap()
+        let addr = "10.0.0.1:80".parse().unwrap();
+        StatePool::default().assign(&["a", "b"].map(|id| Applicant { id, addr })).unwrap()
     }
 
     #[test]
@@ -159,15 +173,27 @@ mod tests {
         for n in 0..100_000 {
             affinity.bind(client(n), backends[0], at(0));
         }
-        assert!(affinity.len() <= 6_400 + SHARDS, "{}", affinity.len());
-        let still_there = affinity.len();
+        assert!(affinity.remembered() <= 6_400, "{}", affinity.remembered());
+        let still_there = affinity.remembered();
         for n in 0..still_there {
             affinity.bind(client(1_000_000 + u32::try_from(n).unwrap()), backends[1], at(601));
         }
         for n in 0..100_000 {
             assert_eq!(affinity.get(client(n), at(601)), None);
         }
-        assert!(affinity.len() <= still_there + SHARDS, "{}", affinity.len());
+        assert!(affinity.remembered() <= 6_400, "{}", affinity.remembered());
+    }
+
+    #[test]
+    fn clients_that_keep_returning_do_not_push_the_memory_past_its_bound() {
+        let (affinity, backends) = (Affinity::new(Duration::from_secs(600), 640), backends());
+        for n in 0..20_000 {
+            affinity.bind(client(n), backends[0], at(0));
+            // Everyone has come back since it was queued.
+            (0..=n.min(2_000)).step_by(7).for_each(|back| affinity.extend(client(n - back), at(1)));
+            assert!(affinity.remembered() <= 640, "{}", affinity.remembered());
+        }
+        assert_eq!(affinity.get(client(19_999), at(2)), Some(backends[0]), "the newest is there");
     }
 
     #[test]
@@ -175,6 +201,6 @@ mod tests {
         let (affinity, backends) = (Affinity::new(Duration::ZERO, 100), backends());
         affinity.bind(client(1), backends[0], at(0));
         assert_eq!(affinity.get(client(1), at(0)), None);
-        assert!(affinity.is_empty());
+        assert_eq!(affinity.remembered(), 0);
     }
 }

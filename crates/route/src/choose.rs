@@ -1,5 +1,7 @@
 //! The decision: which backend this client should reach.
 
+use std::str::FromStr;
+
 use crate::latency;
 use crate::moment::Moment;
 use crate::place::Place;
@@ -20,6 +22,9 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Every one there is.
+    pub const ALL: [Self; 3] = [Self::Geo, Self::Score, Self::Latency];
+
     /// The setting's word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -27,6 +32,18 @@ impl Policy {
             Self::Score => "score",
             Self::Latency => "latency",
         }
+    }
+}
+
+/// By the setting's word for it; the error is the rule that another word breaks.
+impl FromStr for Policy {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|policy| policy.name() == word).ok_or_else(|| {
+            let words = Self::ALL.map(Self::name).join(", ");
+            format!("{word:?} is none of {words}")
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use crate::moment::Moment;
 /// How often to check, and how many results in a row turn a verdict.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CheckPace {
-    /// Time between two checks. Default 2 s; each is moved by up to a fifth of it, so that checks of many machines do
-    /// not arrive together.
+    /// Time between two checks. Default 2 s; each is moved by up to a tenth of it either way, so that checks of
+    /// many machines do not arrive together.
     pub interval: Duration,
     /// Successes in a row that raise a backend. Default 2.
     pub rise: u32,

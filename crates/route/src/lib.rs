@@ -7,8 +7,9 @@
 //! [`Affinity`] remembers who went where. What this machine has learnt of each backend (connections in use, check
 //! verdicts, ejection, round-trip time) lives in a [`StatePool`], outlives every snapshot and is read without a lock.
 //!
-//! Nothing here opens a socket, reads a clock or draws a random number: time is a [`Moment`] and randomness a
-//! number, both given by the caller, so that every decision can be replayed.
+//! Nothing here opens a socket, reads a clock or draws a random number for a decision: time is a [`Moment`] and
+//! randomness a number, both given by the caller, so that every decision can be replayed. Only the memory of
+//! [`Affinity`] is spread by a secret of its own, because clients choose their addresses.
 
 mod affinity;
 mod backend;
@@ -25,8 +26,9 @@ mod place;
 mod regions;
 mod state;
 mod table;
+mod view;
 
-pub use affinity::{Affinity, Binding};
+pub use affinity::Affinity;
 pub use backend::{Backend, BackendAddr, BackendError, Limits, RawBackend};
 pub use choose::{Choice, Exclusions, NoRoute, Policy, Request};
 pub use client::{AffinityKey, ClientAddr};
@@ -37,4 +39,4 @@ pub use moment::Moment;
 pub use outlier::OutlierPolicy;
 pub use place::{Area, Country, Place, Point};
 pub use state::{Reservation, Slot, SlotKey, StatePool};
-pub use table::{CustomRegion, Region, Regions, Table, TableBuilder};
+pub use table::{CustomRegion, Region, Regions, Table, TableBuilder, TableError};

@@ -37,7 +37,7 @@ impl Default for OutlierPolicy {
     }
 }
 
-/// The recent connects of one backend.
+/// The recent connects of one backend, and its ejections in a row.
 ///
 /// Counts are kept with relaxed loads and stores: two cores that fail in the same instant may count once, which delays
 /// an ejection by one connect and costs nothing on the path of a success.
@@ -76,8 +76,8 @@ impl FailureRun {
         self.count(now, false, policy.window);
     }
 
-    /// A trial succeeded: the next ejection starts again with the shortest pause.
-    pub(crate) fn returned(&self) {
+    /// Nothing counts any more, as after a trial that succeeded: the next ejection starts with the shortest pause.
+    pub(crate) fn clear(&self) {
         self.runs.store(0, Relaxed);
         self.window.store(0, Relaxed);
     }
@@ -105,14 +105,15 @@ impl FailureRun {
         if u64::from(now_secs.saturating_sub(window.start_secs)) >= length.as_secs().max(1) {
             window = Window { start_secs: now_secs, connects: 0, failures: 0 };
         }
-        window.connects = window.connects.saturating_add(1);
-        window.failures = window.failures.saturating_add(u16::from(failed));
+        if window.connects == u16::MAX {
+            // Both halved: the ratio stays what it is, however many connects a window holds.
+            (window.connects, window.failures) = (window.connects >> 1, window.failures >> 1);
+        }
+        window.connects += 1;
+        // Never more than the connects.
+        window.failures += u16::from(failed);
         self.window.store(window.pack(), Relaxed);
         window
-    }
-
-    pub(crate) fn clear(&self) {
-        self.returned();
     }
 }
 
@@ -150,6 +151,21 @@ mod tests {
     }
 
     #[test]
+    fn the_ratio_is_that_of_all_connects_however_many_there_are() {
+        let policy = OutlierPolicy { consecutive_failures: 0, window: Duration::from_secs(3600), ..OutlierPolicy::default() };
+        let run = FailureRun::default();
+        for n in 0..400_000 {
+            if n % 10 == 0 {
+                assert_eq!(run.failed(&policy, false, at(100)), None, "a tenth fails, after {n}");
+            } else {
+                run.succeeded(&policy, at(100));
+            }
+        }
+        let ejects_after = (0..200_000).find(|_| run.failed(&policy, false, at(100)).is_some());
+        assert!(ejects_after.is_some_and(|n| n > 20_000), "{ejects_after:?}");
+    }
+
+    #[test]
     fn old_failures_do_not_count() {
         let policy = OutlierPolicy { consecutive_failures: 0, ..OutlierPolicy::default() };
         let run = FailureRun::default();
@@ -165,7 +181,7 @@ mod tests {
         let pauses: Vec<u64> =
             (0..6).map(|_| run.failed(&policy, true, at(1)).map_or(0, |pause| pause.as_secs())).collect();
         assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
-        run.returned();
+        run.clear();
         assert_eq!(run.failed(&policy, true, at(1)), Some(Duration::from_secs(5)));
     }
 }

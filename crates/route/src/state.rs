@@ -5,19 +5,24 @@
 //! all that decides whether a connection may be reserved, which makes the reservation one compare-and-swap and the
 //! hard limit exact.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::AtomicU64;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::latency::RoundTrip;
 use crate::moment::Moment;
 use crate::outlier::{FailureRun, OutlierPolicy};
 
+/// Slots in one piece of memory, made when its first slot is handed out: 1,024 cost about 70 KB.
 const CHUNK: usize = 1024;
+/// 64 pieces are room for the 65,536 backends of [`StatePool::CAPACITY`]; a table with more is refused.
 const MAX_CHUNKS: usize = 64;
 /// Backends that have left the table and whose state is kept, in case they come back: a row that was invalid for one
-/// load, or deleted and inserted again, finds its connections and its history.
+/// load, or deleted and inserted again, finds its connections and its history. Past this many, the slot of the one that
+/// left first goes to the next newcomer, once its last connection is gone.
 const KEPT_RETIRED: usize = 64;
 
 /// Where a backend's state is kept.
@@ -56,14 +61,18 @@ impl Word {
     const EJECTED: u64 = 1 << 33;
     /// An ejected backend is being tried by one connection.
     const TRIAL: u64 = 1 << 34;
-    /// Within the near set of the latency policy.
-    const NEAR: u64 = 1 << 35;
     const BARRED: u64 = Self::DOWN | Self::EJECTED;
     const GENERATION_SHIFT: u32 = 36;
 
     #[allow(clippy::cast_possible_truncation, reason = "28 bits")]
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> Self::GENERATION_SHIFT) as u32
+    }
+
+    /// The upper half of the word of a backend of this generation that is in service: what a scan compares with, so
+    /// that marks and generation are one test.
+    pub(crate) fn in_service_half(generation: u32) -> u32 {
+        generation << (Self::GENERATION_SHIFT - 32)
     }
 
     /// The next owner's first word.
@@ -88,10 +97,6 @@ impl Word {
         self.0 & Self::TRIAL != 0
     }
 
-    pub(crate) fn is_near(self) -> bool {
-        self.0 & Self::NEAR != 0
-    }
-
     /// Neither down nor ejected: the common case, decided by one test.
     pub(crate) fn in_service(self) -> bool {
         self.0 & Self::BARRED == 0
@@ -100,24 +105,9 @@ impl Word {
 
 struct Chunk {
     words: [AtomicU64; CHUNK],
+    /// Apart from the details: the latency policy reads them in a row, as every policy does the words.
+    round_trips: [RoundTrip; CHUNK],
     details: [Detail; CHUNK],
-}
-
-/// Reads the words of many backends in a row: those of one chunk without finding the chunk again.
-pub(crate) struct Words<'a> {
-    pool: &'a StatePool,
-    chunk: &'a Chunk,
-    number: usize,
-}
-
-impl Words<'_> {
-    pub(crate) fn get(&mut self, slot: Slot) -> Word {
-        if slot.index() / CHUNK != self.number {
-            self.chunk = self.pool.chunk(slot);
-            self.number = slot.index() / CHUNK;
-        }
-        Word(self.chunk.words[slot.index() % CHUNK].load(Relaxed))
-    }
 }
 
 #[derive(Default)]
@@ -125,31 +115,57 @@ struct Detail {
     /// When the pause of an ejected backend ends, in [`Moment`] milliseconds.
     ejected_until: AtomicU64,
     failures: FailureRun,
-    round_trip: RoundTrip,
     served: AtomicU64,
+    /// How often the backend has moved to another address: what connects to a former one find says nothing of it.
+    moves: AtomicU32,
 }
 
 impl Chunk {
     fn new() -> Box<Self> {
         // Built in a vector first: the array is too large for the stack of a small thread.
         let words: Vec<AtomicU64> = (0..CHUNK).map(|_| AtomicU64::new(0)).collect();
+        let round_trips: Vec<RoundTrip> = (0..CHUNK).map(|_| RoundTrip::default()).collect();
         let details: Vec<Detail> = (0..CHUNK).map(|_| Detail::default()).collect();
-        let (Ok(words), Ok(details)) = (words.try_into(), details.try_into()) else {
-            unreachable!("both vectors hold CHUNK elements")
+        let (Ok(words), Ok(round_trips), Ok(details)) = (words.try_into(), round_trips.try_into(), details.try_into())
+        else {
+            unreachable!("the vectors hold CHUNK elements each")
         };
-        Box::new(Self { words, details })
+        Box::new(Self { words, round_trips, details })
     }
+}
+
+/// A backend that is to have a slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Applicant<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) addr: SocketAddr,
+}
+
+/// Slots could not be handed out. Those of the table before are as they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoSlots {
+    /// Slots of backends that have left and whose connections go on.
+    pub(crate) lingering: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Owner {
+    slot: Slot,
+    addr: SocketAddr,
 }
 
 #[derive(Default)]
 struct Owners {
-    by_id: HashMap<String, Slot>,
-    /// Slots whose backend left the table, longest first; reused once their last connection is gone.
-    retired: VecDeque<(String, Slot)>,
-    next: u32,
+    by_id: HashMap<String, Owner>,
+    /// Backends that left the table, the one that left first in front; their slots are reused once the last connection
+    /// is gone.
+    retired: VecDeque<(String, Owner)>,
+    /// Slots taken from a backend that had left, for one that in the end was not let in.
+    spare: Vec<Slot>,
+    next: usize,
 }
 
-/// The state of every backend this process has seen. One per process, shared by all snapshots and cores.
+/// The state of the backends in the table and of some that have left it. One per process, shared by all snapshots and cores.
 pub struct StatePool {
     chunks: [OnceLock<Box<Chunk>>; MAX_CHUNKS],
     owners: Mutex<Owners>,
@@ -165,51 +181,101 @@ impl StatePool {
     /// Most backends one process can hold. A table with more is rejected as a whole.
     pub const CAPACITY: usize = CHUNK * MAX_CHUNKS;
 
-    /// Gives every id its slot: the one it has or had, or a fresh one. Ids no longer named lose theirs.
+    /// Gives every backend its slot: the one it has or had, or a fresh one. Ids no longer named lose theirs. Whoever
+    /// comes with another address keeps its connections, and nothing that was learnt at the former one.
     ///
-    /// The caller has checked that there are at most [`Self::CAPACITY`] ids; `None` when retired slots that still carry
-    /// connections leave too little room for them.
-    pub(crate) fn assign<'a>(&self, ids: impl Iterator<Item = &'a str>) -> Option<Vec<SlotKey>> {
+    /// The caller has checked that there are at most [`Self::CAPACITY`] and that no id is named twice.
+    ///
+    /// # Errors
+    /// Backends that have left and still carry connections leave too little room.
+    pub(crate) fn assign(&self, applicants: &[Applicant<'_>]) -> Result<Vec<SlotKey>, NoSlots> {
         let mut owners = self.owners();
-        let mut previous = std::mem::take(&mut owners.by_id);
-        let ids: Vec<&str> = ids.collect();
-        let kept: Vec<Option<Slot>> = ids.iter().map(|id| previous.remove(*id)).collect();
-        let returning: HashMap<String, Slot> = owners.retired.drain(..).collect();
-        let (mut returning, retired): (HashMap<_, _>, Vec<_>) = {
-            let named: std::collections::HashSet<&str> = ids.iter().copied().collect();
-            let (back, gone): (Vec<_>, Vec<_>) = returning.into_iter().partition(|(id, _)| named.contains(id.as_str()));
-            (back.into_iter().collect(), gone)
-        };
-        owners.retired.extend(retired);
-        owners.retired.extend(previous);
-        let mut keys = Vec::with_capacity(ids.len());
-        for (id, kept) in ids.iter().zip(kept) {
-            let slot = match kept.or_else(|| returning.remove(*id)) {
-                Some(slot) => slot,
-                None => self.vacant(&mut owners)?,
-            };
-            owners.by_id.insert((*id).to_owned(), slot);
+        let named: HashSet<&str> = applicants.iter().map(|applicant| applicant.id).collect();
+        let returning: HashMap<&str, Owner> = owners
+            .retired
+            .iter()
+            .filter(|(id, _)| named.contains(id.as_str()))
+            .map(|(id, owner)| (id.as_str(), *owner))
+            .collect();
+        let known: Vec<Option<Owner>> = applicants
+            .iter()
+            .map(|applicant| owners.by_id.get(applicant.id).or_else(|| returning.get(applicant.id)).copied())
+            .collect();
+        let newcomers = known.iter().filter(|owner| owner.is_none()).count();
+        let mut fresh = self.vacate(&mut owners, &named, newcomers)?.into_iter();
+
+        // Nothing fails from here on, so a load that was refused has changed nothing.
+        let mut by_id = HashMap::with_capacity(applicants.len());
+        let mut keys = Vec::with_capacity(applicants.len());
+        for (&Applicant { id, addr }, known) in applicants.iter().zip(known) {
+            if let Some(owner) = known.filter(|owner| owner.addr != addr) {
+                self.forget(owner.slot);
+            }
+            let slot = known.map_or_else(|| fresh.next().expect("one for each newcomer"), |owner| owner.slot);
+            by_id.insert(id.to_owned(), Owner { slot, addr });
             keys.push(SlotKey { slot, generation: self.word(slot).generation() });
         }
-        Some(keys)
+        let before = std::mem::replace(&mut owners.by_id, by_id);
+        let mut leaving: Vec<_> = before.into_iter().filter(|(id, _)| !named.contains(id.as_str())).collect();
+        leaving.sort_unstable_by_key(|(_, owner)| owner.slot.index());
+        owners.retired.retain(|(id, _)| !named.contains(id.as_str()));
+        owners.retired.extend(leaving);
+        Ok(keys)
     }
 
-    /// A slot nobody owns: a new one, or that of the backend that left first and has no connection left.
-    fn vacant(&self, owners: &mut Owners) -> Option<Slot> {
-        let exhausted = owners.next as usize >= Self::CAPACITY;
-        if exhausted || owners.retired.len() > KEPT_RETIRED {
-            let free = owners.retired.iter().position(|&(_, slot)| self.pass_on(slot));
-            if let Some((_, slot)) = free.and_then(|at| owners.retired.remove(at)) {
-                return Some(slot);
+    /// As many slots that nobody owns: new ones, or those of backends that have left, the one that left first in front.
+    ///
+    /// Who leaves only now keeps its slot as long as others can be found, as the table before serves until this one is
+    /// ready. `named` are those whose slots are theirs again.
+    fn vacate(&self, owners: &mut Owners, named: &HashSet<&str>, count: usize) -> Result<Vec<Slot>, NoSlots> {
+        let Owners { by_id, retired, spare, next } = owners;
+        let mut fresh: Vec<Slot> = spare.split_off(spare.len() - count.min(spare.len()));
+        let take_retired = |retired: &mut VecDeque<(String, Owner)>, fresh: &mut Vec<Slot>, most: usize| {
+            let wanted = count.min(fresh.len() + most);
+            retired.retain(|(id, owner)| {
+                let taken =
+                    fresh.len() < wanted && !named.contains(id.as_str()) && self.pass_on(owner.slot);
+                if taken {
+                    fresh.push(owner.slot);
+                }
+                !taken
+            });
+        };
+        if fresh.len() < count && retired.len() > KEPT_RETIRED {
+            let beyond = retired.len() - KEPT_RETIRED;
+            take_retired(retired, &mut fresh, beyond);
+        }
+        while fresh.len() < count && *next < Self::CAPACITY {
+            self.chunks[*next / CHUNK].get_or_init(Chunk::new);
+            fresh.push(Slot(u32::try_from(*next).expect("below CAPACITY")));
+            *next += 1;
+        }
+        if fresh.len() < count {
+            take_retired(retired, &mut fresh, count);
+        }
+        if fresh.len() < count {
+            let mut idle: Vec<(String, Slot)> = by_id
+                .iter()
+                .filter(|(id, owner)| !named.contains(id.as_str()) && self.word(owner.slot).connections() == 0)
+                .map(|(id, owner)| (id.clone(), owner.slot))
+                .collect();
+            // All or none: a load that is refused must not have taken anything from the table that goes on serving.
+            if fresh.len() + idle.len() >= count {
+                idle.sort_unstable_by_key(|(_, slot)| slot.index());
+                for (id, slot) in idle {
+                    if fresh.len() < count && self.pass_on(slot) {
+                        by_id.remove(&id);
+                        fresh.push(slot);
+                    }
+                }
             }
         }
-        if exhausted {
-            return None;
+        if fresh.len() < count {
+            spare.append(&mut fresh);
+            let leaving = by_id.keys().filter(|id| !named.contains(id.as_str())).count();
+            return Err(NoSlots { lingering: retired.len() + leaving });
         }
-        let index = owners.next as usize;
-        owners.next += 1;
-        self.chunks[index / CHUNK].get_or_init(Chunk::new);
-        Some(Slot(u32::try_from(index).expect("below CAPACITY")))
+        Ok(fresh)
     }
 
     /// Makes a slot ready for its next owner, unless a connection is on it or gets on it meanwhile.
@@ -218,17 +284,29 @@ impl StatePool {
         let passed = word.connections() == 0
             && self.atomic(slot).compare_exchange(word.0, word.next_owner(), AcqRel, Relaxed).is_ok();
         if passed {
-            let detail = self.detail(slot);
-            detail.ejected_until.store(0, Relaxed);
-            detail.failures.clear();
-            detail.round_trip.clear();
-            detail.served.store(0, Relaxed);
+            self.clear(slot);
+            self.detail(slot).served.store(0, Relaxed);
         }
         passed
     }
 
+    /// The backend is reached at another address from now on: whether the former one failed, and how far away it was,
+    /// says nothing of it.
+    fn forget(&self, slot: Slot) {
+        self.detail(slot).moves.fetch_add(1, Relaxed);
+        self.mark(slot, Word::EJECTED, false);
+        self.clear(slot);
+    }
+
+    fn clear(&self, slot: Slot) {
+        let detail = self.detail(slot);
+        detail.ejected_until.store(0, Relaxed);
+        detail.failures.clear();
+        self.round_trip(slot).clear();
+    }
+
     fn owners(&self) -> MutexGuard<'_, Owners> {
-        // The map is valid after every step of `assign`, so a panic elsewhere does not spoil it.
+        // `assign` changes the maps only once nothing can fail any more, so a panic elsewhere does not spoil them.
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -244,9 +322,40 @@ impl StatePool {
         &self.chunk(slot).details[slot.index() % CHUNK]
     }
 
-    /// A reader that begins where `slot` is.
-    pub(crate) fn words(&self, slot: Slot) -> Words<'_> {
-        Words { pool: self, chunk: self.chunk(slot), number: slot.index() / CHUNK }
+    /// Reads the words of many backends; quickest where their slots follow one another.
+    pub(crate) fn read_words(&self, slots: &[Slot], words: &mut [u64]) {
+        self.read(slots, words, |chunk| &chunk.words, |word| word.load(Relaxed));
+    }
+
+    /// Reads the round trips of many backends, packed.
+    pub(crate) fn read_round_trips(&self, slots: &[Slot], trips: &mut [u64]) {
+        self.read(slots, trips, |chunk| &chunk.round_trips, RoundTrip::packed);
+    }
+
+    fn read<T>(
+        &self,
+        slots: &[Slot],
+        values: &mut [u64],
+        row: impl Fn(&Chunk) -> &[T; CHUNK],
+        load: impl Fn(&T) -> u64,
+    ) {
+        let (Some(&first), Some(&last)) = (slots.first(), slots.last()) else { return };
+        let (number, start) = (first.index() / CHUNK, first.index() % CHUNK);
+        let mut chunk = self.chunk(first);
+        // Slots ascend, so that this many in so short a stretch leave no gap.
+        if last.index() - first.index() + 1 == slots.len() && last.index() / CHUNK == number {
+            for (value, cell) in values.iter_mut().zip(&row(chunk)[start..start + slots.len()]) {
+                *value = load(cell);
+            }
+            return;
+        }
+        let mut at = number;
+        for (value, slot) in values.iter_mut().zip(slots) {
+            if slot.index() / CHUNK != at {
+                (chunk, at) = (self.chunk(*slot), slot.index() / CHUNK);
+            }
+            *value = load(&row(chunk)[slot.index() % CHUNK]);
+        }
     }
 
     pub(crate) fn word(&self, slot: Slot) -> Word {
@@ -254,7 +363,7 @@ impl StatePool {
     }
 
     pub(crate) fn round_trip(&self, slot: Slot) -> &RoundTrip {
-        &self.detail(slot).round_trip
+        &self.chunk(slot).round_trips[slot.index() % CHUNK]
     }
 
     /// Connections in use.
@@ -282,10 +391,6 @@ impl StatePool {
         if self.word(key.slot).generation() == key.generation {
             self.mark(key.slot, Word::DOWN, down);
         }
-    }
-
-    pub(crate) fn set_near(&self, slot: Slot, near: bool) {
-        self.mark(slot, Word::NEAR, near);
     }
 
     fn mark(&self, slot: Slot, bit: u64, on: bool) {
@@ -321,20 +426,23 @@ impl StatePool {
                 trial = true;
             }
             match self.atomic(slot).compare_exchange_weak(current, next, AcqRel, Acquire) {
-                Ok(_) => return Some(Reservation { pool: Arc::clone(self), slot, trial }),
+                Ok(_) => {
+                    let moves = self.detail(slot).moves.load(Relaxed);
+                    return Some(Reservation { pool: Arc::clone(self), slot, moves, trial });
+                }
                 Err(changed) => current = changed,
             }
         }
     }
 
-    /// A probe or connect reached the backend in `millis`.
+    /// A probe or connect reached the backend in `millis`. The caller knows that the slot is still the backend's.
     pub fn observe_round_trip(&self, slot: Slot, millis: f32, now: Moment) {
-        self.detail(slot).round_trip.observe(millis, now);
+        self.round_trip(slot).observe(millis, now);
     }
 
     /// The measured round trip in ms, if anything was measured yet.
     pub fn round_trip_ms(&self, slot: Slot) -> Option<f32> {
-        self.detail(slot).round_trip.estimate()
+        self.round_trip(slot).measured()
     }
 }
 
@@ -342,27 +450,27 @@ impl StatePool {
 pub struct Reservation {
     pool: Arc<StatePool>,
     slot: Slot,
+    /// The backend's moves when it was taken.
+    moves: u32,
     /// This connection decides whether an ejected backend returns.
     trial: bool,
 }
 
 impl Reservation {
-    /// The backend's slot.
-    pub fn slot(&self) -> Slot {
-        self.slot
-    }
-
     /// The connect succeeded after `millis`: the backend's failures are forgotten and its round trip is known.
     ///
     /// Returns whether this ended an ejection.
     pub fn connected(&mut self, millis: f32, policy: &OutlierPolicy, now: Moment) -> bool {
         let detail = self.pool.detail(self.slot);
         detail.served.fetch_add(1, Relaxed);
-        detail.round_trip.observe(millis, now);
+        if self.is_of_former_address() {
+            return false;
+        }
+        self.pool.round_trip(self.slot).observe(millis, now);
         detail.failures.succeeded(policy, now);
         if self.trial {
             self.trial = false;
-            detail.failures.returned();
+            detail.failures.clear();
             self.pool.atomic(self.slot).fetch_and(!(Word::EJECTED | Word::TRIAL), AcqRel);
             return true;
         }
@@ -370,12 +478,25 @@ impl Reservation {
     }
 
     /// The connect failed. Returns for how long the backend is ejected, if this was one failure too many.
-    pub fn failed(self, policy: &OutlierPolicy, now: Moment) -> Option<std::time::Duration> {
+    pub fn failed(self, policy: &OutlierPolicy, now: Moment) -> Option<Duration> {
+        if self.is_of_former_address() {
+            return None;
+        }
+        // It began before the ejection, or was forced: it says nothing that the ejection did not, and one outage must
+        // not count as several.
+        if !self.trial && self.pool.word(self.slot).is_ejected() {
+            return None;
+        }
         let detail = self.pool.detail(self.slot);
         let pause = detail.failures.failed(policy, self.trial, now)?;
         detail.ejected_until.store(now.after(pause).as_millis(), Relaxed);
         self.pool.mark(self.slot, Word::EJECTED, true);
         Some(pause)
+    }
+
+    /// Whether the backend has moved since: what this connection met is no longer there.
+    fn is_of_former_address(&self) -> bool {
+        self.pool.detail(self.slot).moves.load(Relaxed) != self.moves
     }
 }
 

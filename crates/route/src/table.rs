@@ -54,6 +54,14 @@ impl Regions {
         Self { declared }
     }
 
+    /// Those of these codes whose place is not known, sorted and each once.
+    pub fn unknown<'a>(&self, codes: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+        let mut codes: Vec<&str> = codes.into_iter().filter(|code| self.get(code).point.is_none()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        codes
+    }
+
     /// What is known of a region code; all `None` for an unknown one.
     pub fn get(&self, code: &str) -> Region {
         if let Some(region) = self.declared.get(code) {
@@ -180,15 +188,7 @@ impl Table {
 
     /// Regions named by backends of which nothing is known: they come last wherever distance decides.
     pub fn unknown_regions(&self) -> Vec<&str> {
-        let mut codes: Vec<&str> = self
-            .backends
-            .iter()
-            .map(|backend| backend.region.as_str())
-            .filter(|code| self.regions.get(code).point.is_none())
-            .collect();
-        codes.sort_unstable();
-        codes.dedup();
-        codes
+        self.regions.unknown(self.backends.iter().map(|backend| backend.region.as_str()))
     }
 
     /// The state all snapshots share.

@@ -31,8 +31,6 @@ pub enum Behaviour {
     Answer(Vec<u8>),
     /// Answers a request by this HTTP status and finishes.
     Http(u16),
-    /// Hears the client out, then says how many bytes there were, and finishes.
-    Count,
     /// Takes the connection and never reads from it.
     Deaf,
     /// Resets once so many bytes have come.
@@ -245,17 +243,6 @@ async fn serve(stream: &mut TcpStream, behaviour: &Behaviour, id: &str) -> io::R
             let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             stream.write_all(answer.as_bytes()).await
         }
-        Behaviour::Count => {
-            let mut heard = vec![0; 64 * 1024];
-            let mut total = 0;
-            loop {
-                match stream.read(&mut heard).await? {
-                    0 => break,
-                    count => total += count,
-                }
-            }
-            stream.write_all(format!("{total}\n").as_bytes()).await
-        }
         Behaviour::Deaf | Behaviour::HandOver => std::future::pending().await,
         Behaviour::ResetAfter(limit) => {
             let mut heard = vec![0; 64 * 1024];
@@ -298,11 +285,11 @@ mod tests {
         let refused = Client::connect(backend.address()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         backend.resume().unwrap();
-        backend.behave(Behaviour::Count);
+        backend.behave(Behaviour::Answer(b"heard\n".to_vec()));
         let mut client = Client::connect(backend.address()).await.unwrap();
         client.send(b"12345").await.unwrap();
         client.finish().await.unwrap();
-        assert_eq!(client.ending().await.unwrap(), (b"5\n".to_vec(), crate::Ending::Finished));
+        assert_eq!(client.ending().await.unwrap(), (b"heard\n".to_vec(), crate::Ending::Finished));
         assert_eq!((backend.peak(), backend.total()), (1, 2));
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting for what must happen, and no longer than that.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// More than anything on one machine takes, also while it is busy; reached only by what hangs.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(3);
 pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
-        Err(_) => Err(too_late(what, limit)),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{what}: not within {limit:?}"))),
     }
 }
 
@@ -29,18 +29,14 @@ pub async fn eventually<T>(
     limit: Duration,
     mut look: impl AsyncFnMut() -> io::Result<Option<T>>,
 ) -> io::Result<T> {
-    let started = Instant::now();
-    loop {
-        if let Some(seen) = look().await? {
-            return Ok(seen);
+    // Around the looks as well, of which any could hang.
+    within(what, limit, async {
+        loop {
+            if let Some(seen) = look().await? {
+                return Ok(seen);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        if started.elapsed() >= limit {
-            return Err(too_late(what, limit));
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-fn too_late(what: &str, limit: Duration) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("{what}: not within {limit:?}"))
+    })
+    .await
 }

@@ -14,7 +14,6 @@ mod http;
 mod lines;
 mod pattern;
 mod pop;
-mod scratch;
 mod site;
 mod ten;
 
@@ -25,6 +24,5 @@ pub use deadline::{LONG, eventually, within};
 pub use lines::Lines;
 pub use pattern::{Pattern, read_pattern, write_pattern};
 pub use pop::{Pop, PopPlan};
-pub use scratch::Scratch;
 pub use site::{Site, row};
 pub use ten::{Place, TEN_REGIONS};

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -21,6 +23,7 @@ pub struct Lines(Arc<Shared>);
 struct Shared {
     name: &'static str,
     lines: Mutex<Vec<String>>,
+    ended: AtomicBool,
     news: Notify,
 }
 
@@ -30,7 +33,7 @@ impl Lines {
     /// # Errors
     /// No thread could be started.
     pub fn of(name: &'static str, stream: impl Read + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared { name, lines: Mutex::default(), news: Notify::new() });
+        let shared = Arc::new(Shared { name, lines: Mutex::default(), ended: AtomicBool::new(false), news: Notify::new() });
         let ours = Arc::clone(&shared);
         std::thread::Builder::new().name(format!("read-{name}")).spawn(move || {
             for line in BufReader::new(stream).lines() {
@@ -38,6 +41,8 @@ impl Lines {
                 ours.lines.lock().push(line);
                 ours.news.notify_waiters();
             }
+            ours.ended.store(true, Release);
+            ours.news.notify_waiters();
         })?;
         Ok(Self(shared))
     }
@@ -80,6 +85,23 @@ impl Lines {
             }
         });
         found.await.map_err(|error| io::Error::new(error.kind(), format!("{error}; {}", self.tail())))
+    }
+
+    /// Waits until all has been read, to the end of the stream.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub async fn ended(&self, what: &str, limit: Duration) -> io::Result<()> {
+        within(what, limit, async {
+            loop {
+                let news = self.0.news.notified();
+                if self.0.ended.load(Acquire) {
+                    return Ok(());
+                }
+                news.await;
+            }
+        })
+        .await
     }
 
     /// The last lines, for messages.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub struct PopPlan {
     region: String,
     toml: String,
     flags: Vec<OsString>,
+    admin: SocketAddr,
     descriptors: Option<u32>,
 }
 
@@ -46,6 +47,7 @@ impl PopPlan {
             region: "fra".to_owned(),
             toml: toml.to_owned(),
             flags: Vec::new(),
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             descriptors: None,
         }
     }
@@ -61,6 +63,13 @@ impl PopPlan {
     #[must_use]
     pub fn flag(mut self, flag: impl Into<OsString>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// With its API there, instead of on a free port.
+    #[must_use]
+    pub fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = address;
         self
     }
 
@@ -109,7 +118,7 @@ impl PopPlan {
         match ended(&mut child).await {
             Ok(status) => {
                 // The reader may be a moment behind the process.
-                eventually("its last words", LONG, async || Ok((!log.all().is_empty()).then_some(()))).await?;
+                log.ended("its last words", LONG).await?;
                 Ok((status, log.all().join("\n")))
             }
             Err(error) => {
@@ -131,7 +140,7 @@ impl PopPlan {
             }
         };
         command.arg("proxy").arg("--config").arg(&config).arg("--db").arg(self.directory.join("routing.db"));
-        command.args(["--admin", "127.0.0.1:0"]);
+        command.arg("--admin").arg(self.admin.to_string());
         if !self.toml.contains("bind") {
             command.args(["--listen", "127.0.0.1:0"]);
         }

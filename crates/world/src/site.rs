@@ -7,15 +7,15 @@ use std::process::Command;
 
 use edgeproxy_route::RawBackend;
 use edgeproxy_store::RoutingEditor;
+use tempfile::TempDir;
 
 use crate::backend::Backend;
 use crate::pop::{Pop, PopPlan};
-use crate::scratch::Scratch;
 
 /// A directory with a routing table, for one POP of the given binary.
 #[derive(Debug)]
 pub struct Site {
-    scratch: Scratch,
+    directory: TempDir,
     routing: RoutingEditor,
     binary: PathBuf,
 }
@@ -26,14 +26,14 @@ impl Site {
     /// # Errors
     /// The table cannot be made.
     pub fn new(binary: &Path) -> io::Result<Self> {
-        let scratch = Scratch::new()?;
-        let routing = RoutingEditor::create(&scratch.file("routing.db")).map_err(io::Error::other)?;
-        Ok(Self { scratch, routing, binary: binary.to_owned() })
+        let directory = tempfile::Builder::new().prefix("edgeproxy-").tempdir()?;
+        let routing = RoutingEditor::create(&directory.path().join("routing.db")).map_err(io::Error::other)?;
+        Ok(Self { directory, routing, binary: binary.to_owned() })
     }
 
     /// A file of the site.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.scratch.file(name)
+        self.directory.path().join(name)
     }
 
     /// The routing table.
@@ -79,7 +79,7 @@ impl Site {
 
     /// A POP of this site in region fra, listening on a free port unless the configuration has listeners.
     pub fn plan(&self, toml: &str) -> PopPlan {
-        PopPlan::new(&self.binary, self.scratch.path(), toml)
+        PopPlan::new(&self.binary, self.directory.path(), toml)
     }
 
     /// Runs the POP of [`plan`](Self::plan).

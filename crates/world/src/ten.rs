@@ -1,4 +1,4 @@
-//! The ten regions of the benchmark that this product grew from.
+//! Ten regions of the world, for the demo and the tests.
 
 /// A region with a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

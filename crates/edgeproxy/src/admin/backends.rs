@@ -14,7 +14,8 @@ use super::idempotency::{self, Claim};
 use super::input::{Body, Name, Parameters};
 use super::page::{self, Page};
 use super::problem::Problem;
-use super::{Api, off_thread};
+use super::{Api, off_thread, to_the_end};
+use crate::admin_client::encoded;
 
 /// A backend and how it does, seen from this POP.
 #[derive(Serialize)]
@@ -105,24 +106,24 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let fields = value.into_raw()?;
     let Some(key) = idempotency::key(&headers)? else {
-        return add(&api, fields).await;
+        return to_the_end(async move { add(&api, fields).await }).await;
     };
     match api.answers.claim(&key, &raw)? {
         Claim::Answered(answer) => Ok(answer.into_response()),
         Claim::Open(ticket) => {
-            // A client that hangs up now is the one that will ask again: its request must reach its end all the same.
-            let work = async move {
+            // A client that hangs up now is the one that will ask again, and must find its answer.
+            to_the_end(async move {
                 let response = add(&api, fields).await.unwrap_or_else(IntoResponse::into_response);
-                api.answers.settle(ticket, response).await
-            };
-            tokio::spawn(work).await.map_err(|error| Problem::internal(&error))
+                Ok(api.answers.settle(ticket, response).await)
+            })
+            .await
         }
     }
 }
 
 async fn add(api: &Api, fields: RawBackend) -> Result<Response, Problem> {
     let stored = api.edit(|editor| editor.add(fields)).await?;
-    let location = format!("/api/v1/backends/{}", in_path(&stored.id));
+    let location = format!("/api/v1/backends/{}", encoded(&stored.id));
     let item = serving(api, stored).await;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(item)).into_response())
 }
@@ -137,8 +138,11 @@ pub(super) async fn change(
         let rule = "cannot be changed: add the backend under its new id, then delete the old one";
         return Err(Problem::field("id", rule));
     }
-    let stored = api.edit(move |editor| editor.set(&id, fields)).await?;
-    Ok(Json(serving(&api, stored).await))
+    to_the_end(async move {
+        let stored = api.edit(move |editor| editor.set(&id, fields)).await?;
+        Ok(Json(serving(&api, stored).await))
+    })
+    .await
 }
 
 /// The stored row as an answer, once this POP serves by it.
@@ -148,31 +152,11 @@ pub(super) async fn serving(api: &Api, stored: Backend) -> Item {
 }
 
 pub(super) async fn remove(State(api): State<Arc<Api>>, Name(id): Name) -> Result<StatusCode, Problem> {
-    let gone = id.clone();
-    api.edit(move |editor| editor.remove(&[&id])).await?;
-    api.follow(|table| find(table, &gone).is_none()).await;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// A name as one segment of a URL's path.
-fn in_path(name: &str) -> String {
-    name.bytes().fold(String::new(), |mut path, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            path.push(byte.into());
-        } else {
-            path.push_str(&format!("%{byte:02X}"));
-        }
-        path
+    to_the_end(async move {
+        let gone = id.clone();
+        api.edit(move |editor| editor.remove(&[&id])).await?;
+        api.follow(|table| find(table, &gone).is_none()).await;
+        Ok(StatusCode::NO_CONTENT)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::in_path;
-
-    #[test]
-    fn any_name_fits_into_a_path() {
-        assert_eq!(in_path("b-1.fra_x~"), "b-1.fra_x~");
-        assert_eq!(in_path("a/b c?ü"), "a%2Fb%20c%3F%C3%BC");
-    }
+    .await
 }

@@ -17,16 +17,29 @@ pub(super) struct CutTimers {
 }
 
 impl CutTimers {
-    /// Cuts after `deadline`, on a thread where it may take its time. Replaces the target's former deadline.
-    pub(super) fn start(&self, target: Target, deadline: Duration, cut: impl FnOnce() + Send + 'static) {
+    /// Cuts after `deadline`, on a thread where it may take its time, unless the drain was `undone` before. Replaces the
+    /// target's former deadline.
+    pub(super) fn start(
+        &self,
+        target: Target,
+        deadline: Duration,
+        undone: impl Future<Output = ()> + Send + 'static,
+        cut: impl FnOnce() + Send + 'static,
+    ) {
         // Held until the timer is in the map, so that it cannot end before.
         let mut running = lock(&self.running);
         let timers = Arc::clone(&self.running);
         let of = target.clone();
         let timer = tokio::spawn(async move {
-            tokio::time::sleep(deadline).await;
+            let is_due = tokio::select! {
+                biased;
+                () = undone => false,
+                () = tokio::time::sleep(deadline) => true,
+            };
             lock(&timers).remove(&of);
-            tokio::task::spawn_blocking(cut);
+            if is_due {
+                tokio::task::spawn_blocking(cut);
+            }
         });
         if let Some(former) = running.insert(target, timer.abort_handle()) {
             former.abort();
@@ -48,6 +61,8 @@ fn lock(timers: &Mutex<Timers>) -> MutexGuard<'_, Timers> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+
     use tokio::sync::mpsc;
 
     use super::*;
@@ -62,7 +77,7 @@ mod tests {
         let start = |deadline: Duration, name: &'static str| {
             let cuts = cuts.clone();
             let tell = move || cuts.send(name).expect("the test listens");
-            timers.start(target.clone(), deadline, tell);
+            timers.start(target.clone(), deadline, pending(), tell);
         };
         start(LONG, "replaced");
         start(Duration::ZERO, "in time");
@@ -74,5 +89,14 @@ mod tests {
         timers.cancel(&target);
         start(Duration::from_millis(20), "later");
         assert_eq!(cut.recv().await, Some("later"));
+
+        let tell = cuts.clone();
+        timers.start(target.clone(), Duration::ZERO, ready(()), move || tell.send("undone").expect("the test listens"));
+        // It ends without a cut, and its place is free.
+        while !lock(&timers.running).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        start(Duration::ZERO, "last");
+        assert_eq!(cut.recv().await, Some("last"));
     }
 }

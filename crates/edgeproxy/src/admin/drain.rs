@@ -14,9 +14,10 @@ use edgeproxy_store::DrainTarget;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Api;
 use super::input::{Body, given};
 use super::problem::Problem;
+use super::{Api, to_the_end};
+use crate::running::Running;
 
 /// Longest deadline.
 const MAX_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -76,8 +77,12 @@ pub(super) async fn drain(State(api): State<Arc<Api>>, Body { value, .. }: Body<
     match value.scope {
         Scope::Pop if value.name.is_some() => Err(Problem::field("name", "makes no sense with scope \"self\"")),
         Scope::Pop => drain_pop(&api, value.undo, deadline),
-        Scope::Backend => drain_target(&api, Target::Backend(named(value.name)?), value.undo, deadline).await,
-        Scope::Region => drain_target(&api, Target::Region(named(value.name)?), value.undo, deadline).await,
+        Scope::Backend => {
+            to_the_end(drain_target(api, Target::Backend(named(value.name)?), value.undo, deadline)).await
+        }
+        Scope::Region => {
+            to_the_end(drain_target(api, Target::Region(named(value.name)?), value.undo, deadline)).await
+        }
     }
 }
 
@@ -105,13 +110,14 @@ fn drain_pop(api: &Api, undo: bool, deadline: Option<Duration>) -> Result<Respon
     let answer = json!({
         "draining": true,
         "connections": connections,
+        "delay": humantime::format_duration(running.config.proxy.drain_delay).to_string(),
         "deadline": humantime::format_duration(within).to_string(),
     });
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
 async fn drain_target(
-    api: &Arc<Api>,
+    api: Arc<Api>,
     target: Target,
     undo: bool,
     deadline: Option<Duration>,
@@ -139,9 +145,33 @@ async fn drain_target(
             let target = target.clone();
             move || cut(&pop, &target)
         };
-        api.cut_timers.start(target, deadline, cut);
+        let undone = undone(Arc::clone(&api.running), target.clone());
+        api.cut_timers.start(target, deadline, undone, cut);
     }
     Ok(Json(json!({ "drained": count })).into_response())
+}
+
+/// Resolves once the target is in service again, whoever took the drain mark away: the deadline must not outlive the
+/// drain it was set for, and end the connections of a later one. A backend that was removed does not count.
+async fn undone(running: Arc<Running>, target: Target) {
+    let mut changes = running.table_changes();
+    let mut was_drained = false;
+    loop {
+        let marks: Vec<bool> = {
+            let table = running.pop.table();
+            let covered = table.backends().filter(|(backend, _)| target.covers(backend));
+            covered.map(|(backend, _)| backend.drained).collect()
+        };
+        let is_drained = marks.contains(&true);
+        if was_drained && !marks.is_empty() && !is_drained {
+            tracing::info!(?target, "in service again, its drain's deadline is off");
+            return;
+        }
+        was_drained |= is_drained;
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Cuts who is still connected, except to backends that are in service again. (One that was removed meanwhile is not.)

@@ -98,8 +98,5 @@ fn client(parameter: Option<&str>) -> Result<IpAddr, Problem> {
 }
 
 fn policy_named(name: &str) -> Result<Policy, Problem> {
-    [Policy::Geo, Policy::Score, Policy::Latency]
-        .into_iter()
-        .find(|policy| policy.name() == name)
-        .ok_or_else(|| Problem::field("policy", format!("{name:?} is none of geo, score, latency")))
+    name.parse().map_err(|rule: String| Problem::field("policy", rule))
 }

@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use edgeproxy_proxy::Phase;
+use edgeproxy_proxy::{ListenerSettings, Phase, WhenAllDown};
+use edgeproxy_route::Backend;
 use serde_json::json;
 
 use super::Api;
@@ -36,12 +37,17 @@ fn reasons_against(running: &Running) -> Vec<&'static str> {
 /// Whether some listener has a backend for its clients.
 ///
 /// An ejected backend counts: only a client's connection can end an ejection, so a POP that asked for none while all
-/// are ejected would never come back.
+/// are ejected would never come back. So does one that is down, for a listener that then tries it all the same.
 fn serves_someone(running: &Running) -> bool {
     let listeners = &running.config.proxy.listeners;
     let table = running.pop.table();
     table.backends().any(|(backend, key)| {
-        let is_wanted = listeners.iter().any(|listener| listener.app.as_ref().is_none_or(|app| *app == backend.app));
-        is_wanted && backend.accepts_new() && !table.states().is_down(key.slot())
+        let is_down = table.states().is_down(key.slot());
+        backend.accepts_new() && listeners.iter().any(|listener| can_send_to(listener, backend, is_down))
     })
+}
+
+fn can_send_to(listener: &ListenerSettings, backend: &Backend, is_down: bool) -> bool {
+    listener.app.as_ref().is_none_or(|app| *app == backend.app)
+        && (!is_down || listener.when_all_down == WhenAllDown::Try)
 }

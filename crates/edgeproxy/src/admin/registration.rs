@@ -11,7 +11,7 @@ use edgeproxy_store::{EditError, RoutingEditor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::{Api, to_the_end};
 use super::backends::{find, serving};
 use super::input::{Body, Name};
 use super::problem::Problem;
@@ -60,13 +60,16 @@ pub(super) async fn register(
         healthy: None,
         drained: None,
     };
-    let stored = api.edit(|editor| set_or_add(editor, fields)).await;
-    let stored = stored.map_err(|problem| problem.renamed("wg_ip", "ip"))?;
-    let id = stored.id.clone();
-    serving(&api, stored).await;
-    // Also when nothing has changed: to register is a sign of life.
-    api.running.checks.heartbeat(&id);
-    Ok(Json(json!({ "registered": true, "id": id })))
+    to_the_end(async move {
+        let stored = api.edit(|editor| set_or_add(editor, fields)).await;
+        let stored = stored.map_err(|problem| problem.renamed("wg_ip", "ip"))?;
+        let id = stored.id.clone();
+        serving(&api, stored).await;
+        // Also when nothing has changed: to register is a sign of life.
+        api.running.checks.heartbeat(&id);
+        Ok(Json(json!({ "registered": true, "id": id })))
+    })
+    .await
 }
 
 /// Defaults are for new backends only, or each return would undo what the operator has changed since.

@@ -1,18 +1,17 @@
 //! `edgeproxy check`: reads everything `proxy` would, tells every mistake, and binds nothing.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use edgeproxy_route::{BackendError, GeoTable, Regions};
-use edgeproxy_store::{Loaded, RoutingDb};
+use edgeproxy_route::{BackendError, Regions, StatePool, Table, TableBuilder};
+use edgeproxy_store::RoutingDb;
 use serde::Serialize;
 
-use super::say;
-use crate::config::{Config, Problem, ProxyFlags, Setting, reference};
-
-/// Exit code of bad usage or configuration.
-const BAD_CONFIG: u8 = 2;
+use super::{BAD_USAGE, say, unknown_region};
+use crate::config::{Config, ConnectionLog, Problem, ProxyFlags, Setting, reference};
+use crate::running::load_geo;
 
 /// Reads the configuration and the files it names, and tells every mistake; if there is none, what applies and who set
 /// it. Nothing is bound. Takes the flags of `proxy`.
@@ -37,6 +36,8 @@ struct Report {
     settings: Vec<Setting>,
     routing: Option<Routing>,
     geo: Option<Geo>,
+    /// Why the connection log cannot be written to its file.
+    connection_log_error: Option<String>,
     /// What stops nothing and should be known.
     notices: Vec<String>,
 }
@@ -86,7 +87,7 @@ impl Check {
         match report {
             Report { ok: true, .. } => ExitCode::SUCCESS,
             Report { problems, .. } if problems.is_empty() => ExitCode::FAILURE,
-            _ => ExitCode::from(BAD_CONFIG),
+            _ => ExitCode::from(BAD_USAGE),
         }
     }
 }
@@ -94,15 +95,16 @@ impl Check {
 impl Report {
     fn of(config: Config) -> Self {
         let mut notices = config.notices.clone();
-        let loaded = RoutingDb::open(&config.routing.db).and_then(|db| db.load());
-        if let Ok(loaded) = &loaded {
-            notices.extend(unreached(&config, loaded));
+        let (routing, table) = Routing::of(&config);
+        if let Some(table) = table {
+            notices.extend(unreached(&config, &table));
         }
-        let routing = Routing::of(config.routing.db, loaded.map_err(|error| error.to_string()));
+        let connection_log_error = unwritable(&config.log.connections);
         let geo = Geo::of(config.routing.geoip);
-        let ok = routing.error.is_none() && routing.rejected.is_empty() && geo.error.is_none();
-        let settings = config.settings;
-        Self { ok, problems: Vec::new(), settings, routing: Some(routing), geo: Some(geo), notices }
+        let errors = [&routing.error, &geo.error, &connection_log_error];
+        let ok = errors.iter().all(|error| error.is_none()) && routing.rejected.is_empty();
+        let (routing, geo) = (Some(routing), Some(geo));
+        Self { ok, problems: Vec::new(), settings: config.settings, routing, geo, connection_log_error, notices }
     }
 
     fn print(&self) {
@@ -117,6 +119,9 @@ impl Report {
         if let Some(geo) = &self.geo {
             geo.print();
         }
+        if let Some(error) = &self.connection_log_error {
+            say::mistake(format_args!("connection log: {error}"));
+        }
         for notice in &self.notices {
             say::line(format_args!("note: {notice}"));
         }
@@ -130,32 +135,49 @@ fn row(setting: &Setting) -> [String; 3] {
 
 /// Apps without a backend and regions without a place: both are served badly, and neither is an error, as rows come and
 /// go while we run.
-fn unreached(config: &Config, loaded: &Loaded) -> Vec<String> {
+fn unreached(config: &Config, table: &Table) -> Vec<String> {
     let listeners = config.proxy.listeners.iter().enumerate().map(|(i, listener)| ("listener", i, &listener.app));
     let checks = config.proxy.checks.iter().enumerate().map(|(i, check)| ("check", i, &check.app));
     let without_backend = listeners.chain(checks).filter_map(|(what, i, app)| {
-        let app = app.as_ref().filter(|app| !loaded.backends.iter().any(|backend| backend.app == **app))?;
+        let app = app.as_ref().filter(|app| !table.backends().any(|(backend, _)| backend.app == **app))?;
         Some(format!("{what}[{i}] is for app {app:?}, which no backend has"))
     });
-    let regions = Regions::with(config.routing.regions.iter().cloned());
-    let mut nowhere: Vec<&str> = loaded.backends.iter().map(|backend| backend.region.as_str()).collect();
-    nowhere.retain(|region| regions.get(region).point.is_none());
-    nowhere.sort_unstable();
-    nowhere.dedup();
-    let without_place = nowhere.into_iter().map(|region| {
-        format!("backends are in region {region:?}, of which nothing is known: declare it by [[routing.region]]")
-    });
-    without_backend.chain(without_place).collect()
+    without_backend.chain(table.unknown_regions().into_iter().map(unknown_region)).collect()
+}
+
+/// What keeps the connection log from its file, as far as can be told without making one.
+fn unwritable(log: &ConnectionLog) -> Option<String> {
+    let ConnectionLog::File(path) = log else { return None };
+    let error = if path.exists() {
+        OpenOptions::new().append(true).open(path).err()?
+    } else {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).err()?.into()
+    };
+    Some(format!("{}: cannot be written: {error}", path.display()))
 }
 
 impl Routing {
-    fn of(path: PathBuf, loaded: Result<Loaded, String>) -> Self {
-        match loaded {
-            Ok(loaded) => {
-                let rejected = loaded.rejected.into_iter().map(Rejected::from).collect();
-                Self { path, backends: loaded.backends.len(), rejected, error: None }
+    fn of(config: &Config) -> (Self, Option<Table>) {
+        let path = config.routing.db.clone();
+        let loaded = match RoutingDb::open(&path).and_then(|db| db.load()) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                let error = Some(error.to_string());
+                return (Self { path, backends: 0, rejected: Vec::new(), error }, None);
             }
-            Err(error) => Self { path, backends: 0, rejected: Vec::new(), error: Some(error) },
+        };
+        let backends = loaded.backends.len();
+        let rejected = loaded.rejected.into_iter().map(Rejected::from).collect();
+        let builder = TableBuilder {
+            pop_region: config.proxy.region.clone(),
+            regions: Regions::with(config.routing.regions.iter().cloned()),
+            has_country: loaded.has_country,
+            states: Arc::new(StatePool::default()),
+        };
+        match builder.build(loaded.backends) {
+            Ok(table) => (Self { path, backends, rejected, error: None }, Some(table)),
+            Err(error) => (Self { path, backends, rejected, error: Some(error) }, None),
         }
     }
 
@@ -179,13 +201,7 @@ impl From<BackendError> for Rejected {
 
 impl Geo {
     fn of(path: Option<PathBuf>) -> Self {
-        let table = match &path {
-            None => Ok(GeoTable::embedded()),
-            Some(path) => fs::read(path)
-                .map_err(|error| format!("{}: cannot be read: {error}", path.display()))
-                .and_then(|bytes| GeoTable::from_mmdb(bytes).map_err(|error| format!("{}: {error}", path.display()))),
-        };
-        match table {
+        match load_geo(path.as_deref()) {
             Ok(table) => Self { path, description: Some(table.description()), error: None },
             Err(error) => Self { path, description: None, error: Some(error) },
         }

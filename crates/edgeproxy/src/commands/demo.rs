@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
+use edgeproxy_world::TEN_REGIONS;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,7 +33,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Args)]
 pub(crate) struct Demo {
     /// Region of the POP
-    #[arg(long, value_name = "REGION", default_value = "fra", value_parser = visitors::REGIONS)]
+    #[arg(long, value_name = "REGION", default_value = "fra", value_parser = PossibleValuesParser::new(TEN_REGIONS.map(|place| place.region)))]
     region: String,
     /// Leave it running until Ctrl-C
     #[arg(long)]
@@ -113,15 +115,13 @@ impl Demo {
 
         page.acts();
         let mut acts = Vec::new();
-        for number in 0..3 {
-            let act = match number {
-                0 => acts::a_backend_dies(&mut stage).await?,
-                1 => acts::a_row_changes(&stage).await?,
-                _ => acts::a_crowd_comes(&stage).await?,
-            };
+        let mut seen = |act: Act| {
             page.act(&act);
             acts.push(act);
-        }
+        };
+        seen(acts::a_backend_dies(&mut stage).await?);
+        seen(acts::a_row_changes(&stage).await?);
+        seen(acts::a_crowd_comes(&stage).await?);
         let ok = visits.iter().all(|visit| visit.ok) && acts.iter().all(|act| act.ok);
         page.verdict(ok);
         let (proxy, admin) = (stage.pop.address(), stage.pop.admin());

@@ -1,6 +1,5 @@
 //! `edgeproxy drain`: takes a backend, a region or a whole POP out of service without cutting anybody off.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,8 +7,9 @@ use std::time::Duration;
 use clap::{ArgGroup, Subcommand};
 use serde_json::{Value, json};
 
-use super::say;
-use crate::admin_client::{AdminClient, AdminError};
+use super::{Failure, say, variable};
+use crate::admin_client::AdminClient;
+use crate::config::{Config, ProxyFlags};
 
 const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
 
@@ -53,23 +53,26 @@ struct Options {
     /// Cut connections that are still open after this time, such as 30s [of self: proxy.drain_timeout; else: never]
     #[arg(long, global = true, value_name = "DURATION", group = "when", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
-    /// Admin address of the proxy [env: EDGEPROXY_ADMIN_ADDR] [default: 127.0.0.1:9090]
+    /// Admin address of the proxy [env: EDGEPROXY_ADMIN_ADDR] [default: that of the configuration, else 127.0.0.1:9090]
     #[arg(long, global = true, value_name = "ADDRESS")]
     admin: Option<String>,
     /// File whose first line is the API's token [env: EDGEPROXY_ADMIN_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The proxy's configuration file, for its admin address and token [env: EDGEPROXY_CONFIG]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 impl Drain {
-    /// Exit code 0 done, 1 failed, 2 bad usage.
+    /// Exit code 0 done, 1 failed, 2 bad usage or configuration.
     pub(crate) fn run(self) -> ExitCode {
         if self.options.undo && matches!(self.target, Target::Pop) {
-            say::mistake("error: the drain of a proxy cannot be undone: start it again once it has ended");
-            return ExitCode::from(2);
+            let message = "the drain of a proxy cannot be undone: start it again once it has ended";
+            return Failure::Usage(message.to_owned()).tell();
         }
         match self.order() {
             Ok(answer) if self.options.json => {
@@ -80,18 +83,12 @@ impl Drain {
                 say::line(self.told(&answer));
                 ExitCode::SUCCESS
             }
-            Err(error) => {
-                say::mistake(format_args!("error: {error}"));
-                ExitCode::FAILURE
-            }
+            Err(failure) => failure.tell(),
         }
     }
 
-    fn order(&self) -> Result<Value, AdminError> {
-        let Options { undo, deadline, admin, token_file, .. } = &self.options;
-        let from_environment = || variable("EDGEPROXY_ADMIN_ADDR").and_then(|address| address.into_string().ok());
-        let address = admin.clone().or_else(from_environment).unwrap_or_else(|| DEFAULT_ADMIN.to_owned());
-        let token_file = token_file.clone().or_else(|| variable("EDGEPROXY_ADMIN_TOKEN_FILE").map(PathBuf::from));
+    fn order(&self) -> Result<Value, Failure> {
+        let Options { undo, deadline, .. } = &self.options;
         let mut order = match &self.target {
             Target::Backend { name } => json!({ "scope": "backend", "name": name, "undo": undo }),
             Target::Region { name } => json!({ "scope": "region", "name": name, "undo": undo }),
@@ -100,7 +97,7 @@ impl Drain {
         if let Some(deadline) = deadline {
             order["deadline"] = humantime::format_duration(*deadline).to_string().into();
         }
-        AdminClient::new(&address, token_file.as_deref())?.send("POST", "/api/v1/drain", Some(&order))
+        self.options.client()?.send("POST", "/api/v1/drain", Some(&order)).map_err(Failure::from_display)
     }
 
     fn told(&self, answer: &Value) -> String {
@@ -114,7 +111,14 @@ impl Drain {
             Target::Pop => {
                 let within = answer.get("deadline").and_then(Value::as_str).unwrap_or("its drain_timeout");
                 let count = number("connections");
-                return format!("the proxy takes no more clients and ends within {within}; connections now: {count}");
+                let delay = answer.get("delay").and_then(Value::as_str).filter(|delay| *delay != "0s");
+                return match delay {
+                    None => format!("the proxy takes no more clients and ends within {within}; connections now: {count}"),
+                    Some(delay) => format!(
+                        "the proxy takes no more clients after {delay} and ends within {within} from then on; \
+                         connections now: {count}"
+                    ),
+                };
             }
         };
         match self.options.deadline {
@@ -128,7 +132,32 @@ impl Drain {
     }
 }
 
-/// An environment variable that says something.
-fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
+impl Options {
+    /// The proxy to ask: by flags, else by variables, else by the configuration that the proxy reads as well. Another one
+    /// may run on this machine, and be the one at the default address.
+    fn client(&self) -> Result<AdminClient, Failure> {
+        let token_file = self.token_file.clone().or_else(|| variable("EDGEPROXY_ADMIN_TOKEN_FILE").map(PathBuf::from));
+        let address = match (&self.admin, variable("EDGEPROXY_ADMIN_ADDR")) {
+            (Some(address), _) => Some(address.clone()),
+            (None, None) => None,
+            (None, Some(address)) => Some(address.into_string().map_err(|address| {
+                let message = format!("EDGEPROXY_ADMIN_ADDR: {} is not UTF-8", address.display());
+                Failure::Usage(message)
+            })?),
+        };
+        let config = self.config.clone().or_else(|| variable("EDGEPROXY_CONFIG").map(PathBuf::from));
+        let (address, config) = match (address, config) {
+            (Some(address), _) => (address, None),
+            (None, None) => (DEFAULT_ADMIN.to_owned(), None),
+            (None, Some(file)) => {
+                let flags = ProxyFlags { config: Some(file), ..ProxyFlags::default() };
+                let config = Config::load(&flags, std::env::vars_os()).map_err(Failure::Config)?;
+                (config.admin.listen.to_string(), config.admin.token)
+            }
+        };
+        match (token_file, config) {
+            (None, Some(token)) => Ok(AdminClient::with_token(&address, Some(token.reveal().to_owned()))),
+            (file, _) => AdminClient::new(&address, file.as_deref()).map_err(Failure::from_display),
+        }
+    }
 }

@@ -33,7 +33,7 @@ impl Proxy {
                 for problem in problems {
                     say::mistake(format_args!("edgeproxy: {problem}"));
                 }
-                return ExitCode::from(2);
+                return ExitCode::from(super::BAD_USAGE);
             }
         };
         telemetry::start_log(&config.log);
@@ -57,15 +57,23 @@ fn control_plane(config: Config) -> Result<(), String> {
 }
 
 async fn run(config: Config) -> Result<(), String> {
-    // From here on a signal drains; before, it would just end the process.
+    // From here on a signal is remembered, and drains once all is started; before, it would just end the process.
     let mut stop = Stop::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
+    let hangups = signal(SignalKind::hangup()).map_err(|error| format!("cannot receive signals: {error}"))?;
+    tokio::spawn(outlive_hangups(hangups));
     let descriptors = process::raise_descriptor_limit();
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
     let admin_socket = TcpListener::bind(config.admin.listen)
         .await
-        .map_err(|error| format!("cannot listen on {} for the admin API: {error}", config.admin.listen))?;
+        .map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => "; another process listens there: choose another by admin.listen or --admin",
+                _ => "",
+            };
+            format!("cannot listen on {} for the admin API: {error}{hint}", config.admin.listen)
+        })?;
     let admin_address = admin_socket.local_addr().map_err(|error| error.to_string())?;
 
     let running = Running::start(config).await?;
@@ -88,6 +96,13 @@ async fn run(config: Config) -> Result<(), String> {
     }
     running.pop.stop();
     Ok(())
+}
+
+/// A terminal that closes, or a reload by habit, must not cut clients: the tables are followed without being told.
+async fn outlive_hangups(mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        tracing::info!("SIGHUP changes nothing: tables are followed by themselves, settings need a restart");
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -1,12 +1,10 @@
 //! `edgeproxy route`: the routing table from the command line.
 
-use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::say;
-use crate::config::Problem;
+use super::Failure;
 
 mod columns;
 mod edit;
@@ -14,9 +12,6 @@ mod explain;
 mod import;
 mod list;
 mod source;
-
-/// Exit code of bad usage or configuration.
-const BAD_USAGE: u8 = 2;
 
 /// Shows and changes the routing table, and tells where a client goes and why
 #[derive(clap::Args)]
@@ -35,23 +30,6 @@ enum Action {
     Explain(explain::Explain),
 }
 
-/// Why an action was not done.
-enum Failure {
-    /// The file, the network or the other side.
-    Failed(String),
-    /// What was asked for makes no sense.
-    Usage(String),
-    /// The configuration file that was named has mistakes.
-    Config(Vec<Problem>),
-}
-
-impl Failure {
-    /// For `map_err`: an error whose own words say what, where and what to do.
-    fn from_display(error: impl Display) -> Self {
-        Self::Failed(error.to_string())
-    }
-}
-
 impl Route {
     /// Exit code 0 done, 1 failed, 2 bad usage or configuration.
     pub(crate) fn run(self) -> ExitCode {
@@ -65,18 +43,7 @@ impl Route {
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
-            Err(Failure::Failed(message)) => {
-                say::mistake(format_args!("error: {message}"));
-                ExitCode::FAILURE
-            }
-            Err(Failure::Usage(message)) => {
-                say::mistake(format_args!("error: {message}"));
-                ExitCode::from(BAD_USAGE)
-            }
-            Err(Failure::Config(problems)) => {
-                problems.iter().for_each(say::mistake);
-                ExitCode::from(BAD_USAGE)
-            }
+            Err(failure) => failure.tell(),
         }
     }
 }

@@ -2,24 +2,49 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
+/// Part of an answer was lost.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether an answer could not be written: who stored it has half of one.
+pub(crate) fn has_failed() -> bool {
+    FAILED.load(Ordering::Relaxed)
+}
+
 /// Writes a line of a command's answer. A reader that has gone away (`| head`) is no mistake.
 pub(crate) fn line(text: impl Display) {
-    write_to(io::stdout(), text);
+    if write_to(io::stdout(), text).is_err() {
+        FAILED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Writes a line about what went wrong.
 pub(crate) fn mistake(text: impl Display) {
-    write_to(io::stderr(), text);
+    // Nothing is left to tell it to.
+    let _ = write_to(io::stderr(), text);
+}
+
+/// Writes a line beside the answer, for people who watch: progress.
+pub(crate) fn aside(text: impl Display) {
+    mistake(text);
+}
+
+/// Writes what stops nothing and should be known.
+pub(crate) fn note(text: impl Display) {
+    aside(format_args!("note: {text}"));
 }
 
 /// Writes an answer for programs, as one line of JSON.
 pub(crate) fn json(answer: &impl Serialize) {
     match serde_json::to_string(answer) {
         Ok(text) => line(text),
-        Err(error) => mistake(format_args!("edgeproxy: this answer has no JSON form: {error}")),
+        Err(error) => {
+            FAILED.store(true, Ordering::Relaxed);
+            mistake(format_args!("edgeproxy: this answer has no JSON form: {error}"));
+        }
     }
 }
 
@@ -37,12 +62,13 @@ pub(crate) fn table<const N: usize>(names: [&str; N], rows: &[[String; N]]) {
     }
 }
 
-fn write_to(mut stream: impl Write, text: impl Display) {
+fn write_to(mut stream: impl Write, text: impl Display) -> io::Result<()> {
     match writeln!(stream, "{text}").and_then(|()| stream.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             // Nothing is left to tell it to.
             let _ = writeln!(io::stderr(), "edgeproxy: cannot write: {error}");
+            Err(error)
         }
-        _ => {}
+        _ => Ok(()),
     }
 }

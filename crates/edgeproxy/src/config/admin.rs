@@ -1,7 +1,7 @@
 //! Section `admin`: where the API listens, and who may use it.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -32,6 +32,11 @@ impl Secret {
     /// Whether this is the secret; takes as long for a near miss as for a far one.
     pub(crate) fn is(&self, candidate: &str) -> bool {
         self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+    }
+
+    /// The text itself, for a request to the API that it opens.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
     }
 }
 
@@ -75,11 +80,12 @@ fn token(section: &mut Section<'_, '_>) -> Option<Secret> {
 
 fn read_token(path: &Path) -> Result<String, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
-    let file = File::open(path).map_err(unreadable)?;
-    let facts = file.metadata().map_err(unreadable)?;
-    if !facts.is_file() {
+    // Before it is opened: that would wait for somebody to write into a pipe.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err("is not a file".to_owned());
     }
+    let file = File::open(path).map_err(unreadable)?;
+    let facts = file.metadata().map_err(unreadable)?;
     let mode = facts.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(format!("is open to its group or to others (mode {mode:04o}): chmod 600 {}", path.display()));

@@ -92,9 +92,16 @@ impl<'a> Document<'a> {
 
     fn strangers_in(&self, table: &DeTable<'_>, section: &str, shown: &str, problems: &mut Vec<Problem>) {
         for (key, value) in table {
-            let path = join(section, key.get_ref());
+            let name: &str = key.get_ref();
+            let path = join(section, name);
             // Quoted keys may hold anything.
-            let shown = join(shown, &key.get_ref().escape_debug().to_string());
+            let shown = join(shown, &name.escape_debug().to_string());
+            if name.contains('.') {
+                // One name, which no key has; joined to its section's it would pass for another key.
+                let message = "unknown key: in quotes a dot is part of the name; write it without them".to_owned();
+                problems.push(Problem { origin: self.origin_of(key), key: Some(shown), message });
+                continue;
+            }
             if path == "region" && !value.get_ref().is_str() {
                 let message = format!("is not a text; {REGIONS}");
                 problems.push(Problem { origin: self.origin_of(key), key: Some(shown), message });
@@ -103,8 +110,8 @@ impl<'a> Document<'a> {
             if KEYS.iter().any(|known| known.path() == path) {
                 continue;
             }
-            let broken = match SECTIONS.iter().find(|known| known.path == path) {
-                None => Some(stranger(section, key.get_ref())),
+            let broken = match SECTIONS.iter().find(|known| known.path == path && !name.is_empty()) {
+                None => Some(stranger(section, name)),
                 Some(known) => match (value.get_ref(), known.several) {
                     (DeValue::Table(table), false) => {
                         self.strangers_in(table, &path, &shown, problems);

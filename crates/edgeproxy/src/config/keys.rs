@@ -171,7 +171,7 @@ pub(super) static KEYS: &[Key] = &[
     key("routing.region", "country", Kind::Country, Required("the country it lies in, such as \"ES\""), "The country it lies in."),
 
     key("proxy", "threads", count(0, 1024), Value("0"), "Data-plane threads. 0: one per core.").flag("threads"),
-    key("proxy", "max_connections", count(0, 16_777_216), Value("0"), "Client connections at once over all listeners; more are refused. 0: half of what the descriptor limit allows, as each holds two descriptors."),
+    key("proxy", "max_connections", count(0, 16_777_216), Value("0"), "Client connections at once over all listeners; more are refused. 0: half of the descriptor limit less 512, as each holds two descriptors and some are kept for the rest; at least 16."),
     key("proxy", "drain_timeout", lasting(Duration::ZERO, DAY), Value("30s"), "How long connections may go on after a drain was asked for. Then they are cut."),
     key("proxy", "drain_delay", lasting(Duration::ZERO, HOUR), Value("0s"), "How long `/readyz` says 503 before a drain stops accepting, so that balancers in front notice."),
 
@@ -226,6 +226,6 @@ pub(super) static KEYS: &[Key] = &[
     key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
         .flag("log").variable_named("EDGEPROXY_LOG"),
     key("log", "format", Kind::Word(&["auto", "json", "text"]), Value("auto"), "Its form. `auto`: text on a terminal, otherwise JSON."),
-    key("log", "connections", Kind::Output, Value("stdout"), "Where the connection log goes: one JSON line per finished connection."),
+    key("log", "connections", Kind::Output, Value("stdout"), "Where the connection log goes: one JSON line per finished connection. A new file can be read by its owner and group."),
     key("log", "refusals_per_second", count(0, 1_000_000), Value("10"), "Refused clients logged at most each second; the rest are counted. 0: none."),
 ];

@@ -1,10 +1,10 @@
 //! Sections `listener` and `check`: how clients come in, and how backends are checked.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use edgeproxy_proxy::{CheckKind, CheckSettings, ListenerSettings, WhenAllDown};
-use edgeproxy_route::{CheckPace, Policy};
+use edgeproxy_route::CheckPace;
 
 use super::problem::Origin;
 use super::reader::{Reader, Section};
@@ -29,17 +29,22 @@ pub(super) fn read_listeners(reader: &mut Reader<'_>) -> Vec<ListenerSettings> {
     listeners
 }
 
-/// Whether two addresses cannot be bound beside each other. Port 0 is another port each time; `[::]` takes IPv4 as well.
+/// Whether two addresses cannot be bound beside each other. Port 0 is another port each time.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let wildcard = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() != 0 && a.port() == b.port() && (wildcard || a.ip().to_canonical() == b.ip().to_canonical())
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() != 0 && a.port() == b.port() && (one == other || takes(one, other) || takes(other, one))
+}
+
+/// Whether one is a wildcard that takes the other: `[::]` takes IPv4 as well, `0.0.0.0` takes no IPv6.
+fn takes(wildcard: IpAddr, other: IpAddr) -> bool {
+    wildcard.is_unspecified() && (wildcard.is_ipv6() || other.is_ipv4())
 }
 
 fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
     let listener = ListenerSettings {
         bind: section.address("bind"),
         app: section.text("app"),
-        policy: section.word("policy", policy),
+        policy: section.word("policy", |word| word.parse().ok()),
         affinity_ttl: section.duration("affinity_ttl"),
         affinity_capacity: section.count("affinity_capacity"),
         trust_proxy: section.networks("trust_proxy"),
@@ -67,10 +72,6 @@ fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
         section.complain("connect_timeout", message);
     }
     listener
-}
-
-fn policy(word: &str) -> Option<Policy> {
-    [Policy::Geo, Policy::Score, Policy::Latency].into_iter().find(|policy| policy.name() == word)
 }
 
 fn when_all_down(word: &str) -> Option<WhenAllDown> {

@@ -134,7 +134,8 @@ pub(super) fn number(raw: Raw<'_>, kind: Kind) -> Result<f32, String> {
     let Kind::Number { least, most } = kind else { return Err(OTHER_KIND.to_owned()) };
     let value: Option<f32> = match raw {
         Raw::Text(text) | Raw::Seconds(text) => text.trim().parse().ok(),
-        Raw::Toml(DeValue::Integer(number)) => number.as_str().parse().ok(),
+        // By way of its digits in decimal: the text may be in another radix.
+        Raw::Toml(DeValue::Integer(_)) => raw.as_integer().and_then(|number| number.to_string().parse().ok()),
         Raw::Toml(DeValue::Float(number)) => number.as_str().parse().ok(),
         Raw::Toml(_) => None,
     };
@@ -265,5 +266,8 @@ fn is_dns_name(text: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    text.len() <= 253 && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
+    let text = text.strip_suffix('.').unwrap_or(text);
+    // As rustls has it: what ends in digits would be taken for an address.
+    let last_is_number = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    text.len() <= 253 && text.split('.').all(label) && !last_is_number
 }

@@ -115,6 +115,22 @@ fn a_request_sent_again_is_done_once() {
 }
 
 #[test]
+fn the_explain_command_asks_for_the_policy_that_serves() {
+    let pop = Pop::start_with(None, &[("EDGEPROXY_LISTENER_POLICY", "latency"), ("EDGEPROXY_LISTENER_APP", "web")]);
+    let (admin, backend) = (pop.admin.to_string(), Backend::start("b1"));
+    pop.add("b1", "fra", &backend);
+    // As the README has it.
+    let command = ["route", "explain", "203.0.113.7", "--admin", &admin];
+    let explained = |more: &[&str]| {
+        let done = pop.command(&[&command[..], more].concat());
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    assert!(explained(&[]).contains("reached fra, policy latency\n"), "{}", explained(&[]));
+    assert!(explained(&["--policy", "score"]).contains("policy score\n"));
+}
+
+#[test]
 fn explain_tells_where_a_client_goes() {
     let pop = Pop::start();
     for (id, region) in [("tokyo", "nrt"), ("frankfurt", "fra")] {

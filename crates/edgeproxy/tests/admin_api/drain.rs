@@ -45,15 +45,51 @@ fn a_drain_undone_in_time_cuts_nobody() {
         let body = json!({ "scope": "backend", "name": name, "undo": undo, "deadline": deadline });
         pop.post("/api/v1/drain", &body).expect(200)
     };
-    order("b1", false, Some("300ms"));
+    order("b1", false, Some("2s"));
     let second = Client::of(&pop, "b2");
-    // Undone by another program, then by the API: neither deadline cuts.
+    // Undone by another program, and drained anew without a deadline: the first one's is off.
     pop.send("PATCH", "/api/v1/backends/b1", &json!({ "drained": false })).expect(200);
-    order("b1", false, Some("300ms"));
+    order("b1", false, None);
+    pop.send("PATCH", "/api/v1/backends/b1", &json!({ "drained": false })).expect(200);
+    order("b1", false, Some("2s"));
     assert_eq!(order("b1", true, None), json!({ "undone": 1 }));
-    order("b2", false, Some("600ms"));
+    order("b2", false, Some("3s"));
     assert!(second.was_reset(), "later than the deadlines that were undone");
     assert!(first.echoes());
+}
+
+#[test]
+fn a_deadline_does_not_outlive_its_drain() {
+    let pop = Pop::start();
+    let (b1, b2) = (Backend::start("b1"), Backend::start("b2"));
+    pop.add("b1", "fra", &b1);
+    let mut first = Client::of(&pop, "b1");
+    pop.add("b2", "fra", &b2);
+    let drained = |yes: bool| {
+        pop.send("PATCH", "/api/v1/backends/b1", &json!({ "drained": yes })).expect(200);
+    };
+    let order = |name: &str, deadline: &str| {
+        pop.post("/api/v1/drain", &json!({ "scope": "backend", "name": name, "deadline": deadline })).expect(200)
+    };
+    order("b1", "2s");
+    let second = Client::of(&pop, "b2");
+    drained(false);
+    // By another order than the API's own, which would call the timer off.
+    drained(true);
+    order("b2", "3s");
+    assert!(second.was_reset(), "later than the first deadline");
+    assert!(first.echoes(), "this drain has no deadline");
+}
+
+#[test]
+fn an_order_whose_client_hangs_up_is_carried_out() {
+    let pop = Pop::start();
+    let backend = Backend::start("b1");
+    pop.add("b1", "fra", &backend);
+    let client = Client::of(&pop, "b1");
+    pop.post_and_hang_up("/api/v1/drain", &json!({ "scope": "backend", "name": "b1", "deadline": "0s" }));
+    assert!(client.was_reset(), "cut at the deadline");
+    assert_eq!(pop.get("/api/v1/backends/b1").expect(200)["drained"], true);
 }
 
 #[test]
@@ -96,7 +132,7 @@ fn a_pop_drains_and_ends() {
 fn a_pop_without_connections_answers_before_it_ends() {
     let mut pop = Pop::start();
     let answer = pop.post("/api/v1/drain", &json!({ "scope": "self" })).expect(202);
-    assert_eq!(answer, json!({ "draining": true, "connections": 0, "deadline": "30s" }));
+    assert_eq!(answer, json!({ "draining": true, "connections": 0, "delay": "0s", "deadline": "30s" }));
     assert_eq!(pop.wait().code(), Some(0));
 }
 

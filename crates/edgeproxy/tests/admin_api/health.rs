@@ -18,6 +18,20 @@ fn readiness_needs_a_backend() {
 }
 
 #[test]
+fn a_pop_that_tries_backends_that_are_down_is_ready() {
+    for (when_all_down, status) in [("refuse", 503), ("try", 200)] {
+        let variables = [("EDGEPROXY_LISTENER_WHEN_ALL_DOWN", when_all_down)];
+        let pop = Pop::start_with(None, &variables);
+        let body = json!({ "id": "r1", "app": "web", "region": "fra", "ip": "127.0.0.1", "port": 9, "heartbeat_secs": 1 });
+        pop.post("/api/v1/register", &body).expect(200);
+        eventually("silence takes it down", || {
+            (pop.get("/api/v1/backends/r1").expect(200)["down"] == true).then_some(())
+        });
+        pop.get("/readyz").expect(status);
+    }
+}
+
+#[test]
 fn metrics_tell_of_backends() {
     let pop = Pop::start();
     let before = pop.get("/metrics").text;

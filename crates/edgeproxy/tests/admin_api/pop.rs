@@ -123,15 +123,60 @@ impl Pop {
         Reply { status, head: head.to_owned(), text: text.to_owned() }
     }
 
-    /// Adds a backend through the API and waits until checks had their say.
+    /// Adds a backend through the API.
     pub(crate) fn add(&self, id: &str, region: &str, backend: &Backend) {
         let body = json!({ "id": id, "app": "web", "region": region, "addr": backend.address.to_string() });
         self.post("/api/v1/backends", &body).expect(201);
     }
 
+    /// Sends a request and hangs up before there can be an answer, as it writes to the table, which is locked. That it
+    /// has begun is known by another request behind it, which is answered.
+    pub(crate) fn post_and_hang_up(&self, path: &str, body: &Value) {
+        let mut writer = rusqlite::Connection::open(self.table()).unwrap();
+        let locked = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+        let body = body.to_string();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.admin,
+            body.len()
+        );
+        let mut stream = connect(self.admin).unwrap();
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        for _ in 0..2 {
+            self.get("/healthz");
+        }
+        drop(stream);
+        // And that the end has been seen, by two more.
+        for _ in 0..2 {
+            self.get("/healthz");
+        }
+        drop(locked);
+    }
+
     /// Another command of the binary, told where this one is.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
-        edgeproxy().args(arguments).env("EDGEPROXY_ADMIN_ADDR", self.admin.to_string()).output().unwrap()
+        self.command_with(arguments, &[])
+    }
+
+    /// The same, with further environment variables.
+    pub(crate) fn command_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = edgeproxy();
+        command.args(arguments).env("EDGEPROXY_ADMIN_ADDR", self.admin.to_string()).envs(variables.iter().copied());
+        command.output().unwrap()
+    }
+
+    /// The file with the token.
+    pub(crate) fn token_file(&self) -> String {
+        self.folder.path().join("token").display().to_string()
+    }
+
+    /// A file of this name for `--config`, which names this proxy.
+    pub(crate) fn configuration(&self, name: &str) -> String {
+        let path = self.folder.path().join(name);
+        let token = self.token.map_or("", |_| "token_file = \"token\"\n");
+        let text = format!("region = \"fra\"\n[admin]\nlisten = \"{}\"\n{token}", self.admin);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
     }
 
     /// How the process ends.
@@ -228,9 +273,21 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connects and hears which backend it has got; `None`: it was refused.
+    ///
+    /// A silent proxy is neither: it fails the test.
     pub(crate) fn connect(pop: &Pop) -> Option<(Self, String)> {
-        let mut client = Self { stream: BufReader::new(connect(pop.proxy).ok()?) };
-        let greeting = client.line()?;
+        let was_reset = |error: &io::Error| error.kind() == ErrorKind::ConnectionReset;
+        let stream = match connect(pop.proxy) {
+            Err(error) if was_reset(&error) => return None,
+            stream => stream.unwrap(),
+        };
+        let mut client = Self { stream: BufReader::new(stream) };
+        let mut greeting = String::new();
+        match client.stream.read_line(&mut greeting) {
+            Err(error) if was_reset(&error) => return None,
+            read => assert_ne!(read.unwrap(), 0, "a refused client is reset"),
+        }
+        greeting.truncate(greeting.trim_end().len());
         Some((client, greeting))
     }
 

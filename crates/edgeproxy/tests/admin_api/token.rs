@@ -1,6 +1,6 @@
 //! Who may use the API.
 
-use crate::pop::Pop;
+use crate::pop::{Backend, Pop};
 
 const LIST: &str = "/api/v1/backends";
 
@@ -23,7 +23,28 @@ fn with_a_token_the_api_needs_it() {
     assert_eq!(pop.ask("GET", "/readyz", &["Authorization: none"], "").status, 503);
     // The token is proof enough: reverse proxies and names are fine.
     assert_eq!(pop.ask("GET", LIST, &["Host: edge.example", "Authorization: Bearer s3cret"], "").status, 200);
-    assert!(!pop.command(&["drain", "backend", "b1"]).status.success(), "the command has none");
+}
+
+#[test]
+fn the_commands_find_the_token_that_is_named_to_them() {
+    let pop = Pop::start_with(Some("s3cret"), &[]);
+    pop.add("b1", "fra", &Backend::start("b1"));
+    let (admin, file) = (pop.admin.to_string(), pop.token_file());
+    let drain = ["drain", "backend", "b1"];
+    let explain = ["route", "explain", "203.0.113.7", "--admin", &admin];
+    for command in [&drain[..], &explain] {
+        let without = pop.command(command);
+        assert_eq!(without.status.code(), Some(1), "{without:?}");
+        assert!(String::from_utf8_lossy(&without.stderr).contains("the admin API refuses: Unauthorized"), "{without:?}");
+        let by_flag = pop.command(&[command, &["--token-file", &file]].concat());
+        assert!(by_flag.status.success(), "{by_flag:?}");
+        let by_variable = pop.command_with(command, &[("EDGEPROXY_ADMIN_TOKEN_FILE", &file)]);
+        assert!(by_variable.status.success(), "{by_variable:?}");
+    }
+    // The configuration says both where and by which token; a variable that is set to nothing is not set.
+    let file = pop.configuration("edgeproxy.toml");
+    let by_configuration = pop.command_with(&drain, &[("EDGEPROXY_ADMIN_ADDR", ""), ("EDGEPROXY_CONFIG", &file)]);
+    assert!(by_configuration.status.success(), "{by_configuration:?}");
 }
 
 #[test]

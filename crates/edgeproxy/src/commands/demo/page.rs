@@ -32,7 +32,7 @@ impl Page {
 
     pub(super) fn progress(&self, text: &str) {
         if self.progress {
-            say::mistake(self.plain(text));
+            say::aside(self.plain(text));
         }
     }
 

@@ -1,8 +1,5 @@
 //! Who comes, and where each of them should be served.
 
-/// Regions a POP of the demo may be in: those with a backend.
-pub(super) const REGIONS: [&str; 10] = ["gru", "iad", "ord", "lax", "lhr", "fra", "cdg", "nrt", "sin", "syd"];
-
 /// A client from this country.
 pub(super) struct Visitor {
     pub(super) country: &'static str,

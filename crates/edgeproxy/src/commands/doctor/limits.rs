@@ -29,7 +29,7 @@ pub(super) fn examine(machine: &Machine) -> Vec<Item> {
     let (soft_verdict, soft_advice) = match judge(soft) {
         Verdict::Ok => (Verdict::Ok, ""),
         _ if hard_verdict == Verdict::Ok => (Verdict::Info, "raised to the hard limit at start"),
-        other => (other, "as the hard limit, to which it is raised at start"),
+        _ => (hard_verdict, "as the hard limit, to which it is raised at start"),
     };
     vec![
         item("open files, soft limit", soft, soft_verdict, soft_advice),

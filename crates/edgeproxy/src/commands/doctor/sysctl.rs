@@ -22,8 +22,6 @@ enum Rule {
     AtLeastOrZero,
     /// As low or lower.
     AtMost,
-    /// All of these bits are set.
-    Bits,
     /// Exactly this.
     Exactly,
     /// A range that begins as low and ends as high.
@@ -57,18 +55,6 @@ pub(super) static SYSCTLS: &[Sysctl] = &[
         why: "connections that wait to be accepted; more are dropped in a burst",
     },
     Sysctl {
-        name: "net.core.rmem_max",
-        wanted: &[16_777_216],
-        rule: Rule::AtLeast,
-        why: "largest receive buffer a program may ask for, in bytes",
-    },
-    Sysctl {
-        name: "net.core.wmem_max",
-        wanted: &[16_777_216],
-        rule: Rule::AtLeast,
-        why: "largest send buffer a program may ask for, in bytes",
-    },
-    Sysctl {
         name: "net.ipv4.tcp_rmem",
         wanted: &[4_096, 87_380, 16_777_216],
         rule: Rule::AtLeast,
@@ -79,12 +65,6 @@ pub(super) static SYSCTLS: &[Sysctl] = &[
         wanted: &[4_096, 65_536, 16_777_216],
         rule: Rule::AtLeast,
         why: "send buffers of a connection (least, first, most)",
-    },
-    Sysctl {
-        name: "net.ipv4.tcp_fastopen",
-        wanted: &[3],
-        rule: Rule::Bits,
-        why: "data in the first packet, as client (1) and server (2): saves a round trip",
     },
     Sysctl {
         name: "net.ipv4.ip_local_port_range",
@@ -139,7 +119,6 @@ impl Sysctl {
                 Rule::AtLeast => pairs().all(|(current, wanted)| current >= wanted),
                 Rule::AtLeastOrZero => pairs().all(|(current, wanted)| *current == 0 || current >= wanted),
                 Rule::AtMost => pairs().all(|(current, wanted)| current <= wanted),
-                Rule::Bits => pairs().all(|(current, wanted)| current & wanted == *wanted),
                 Rule::Exactly => current == self.wanted,
                 Rule::Spans => current[0] <= self.wanted[0] && current[1] >= self.wanted[1],
             }
@@ -155,7 +134,6 @@ impl Sysctl {
             Rule::AtLeast if current.len() == self.wanted.len() => {
                 join(&current.iter().zip(self.wanted).map(|(current, wanted)| *current.max(wanted)).collect::<Vec<_>>())
             }
-            Rule::Bits if current.len() == 1 => (current[0] | self.wanted[0]).to_string(),
             _ => join(self.wanted),
         }
     }

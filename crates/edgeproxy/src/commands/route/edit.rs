@@ -90,7 +90,7 @@ impl Add {
         let is_new = !source.db.exists();
         let editor = RoutingEditor::create(&source.db).map_err(Failure::from_display)?;
         if is_new {
-            say::mistake(format_args!("note: {} is new", source.db.display()));
+            say::note(format_args!("{} is new", source.db.display()));
         }
         let raw = RawBackend { id: Some(self.id), ..self.fields.raw(Some(self.region), Some(self.addr)) };
         let added = editor.with_regions(source.regions.clone()).add(raw).map_err(Failure::from_display)?;

@@ -1,19 +1,20 @@
 //! `explain`: where a client goes, and why not elsewhere.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::ValueEnum;
-use edgeproxy_route::{Country, Exclusions, GeoTable, Moment, Place, Policy, Request, StatePool, Table, TableBuilder};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use edgeproxy_proxy::WhenAllDown;
+use edgeproxy_route::{Country, Exclusions, Moment, Policy, Request, StatePool, TableBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::source::{self, Source, SourceFlags};
 use super::{Failure, columns};
 use crate::admin_client::{AdminClient, encoded};
-use crate::commands::say;
+use crate::commands::{say, variable};
+use crate::running::load_geo;
 
 /// Tells where a client goes and why: every backend in the order of preference
 ///
@@ -24,12 +25,12 @@ pub(super) struct Explain {
     /// The client's address
     #[arg(value_name = "CLIENT_IP")]
     client: IpAddr,
-    /// Backends of this app only, as a listener with this app
+    /// Backends of this app only, as a listener with this app [default: that of the first listener]
     #[arg(long, value_parser = source::name)]
     app: Option<String>,
-    /// How to pick
-    #[arg(long, value_enum, default_value = "geo")]
-    policy: PolicyName,
+    /// How to pick, as the setting listener.policy [default: that of the first listener, else geo]
+    #[arg(long, value_parser = PossibleValuesParser::new(Policy::ALL.map(Policy::name)).try_map(|word| word.parse::<Policy>()))]
+    policy: Option<Policy>,
     /// Region of the machine that the client has reached, such as fra [env: EDGEPROXY_REGION]
     #[arg(long, value_name = "CODE", value_parser = source::name)]
     pop: Option<String>,
@@ -39,7 +40,7 @@ pub(super) struct Explain {
     /// Ask the proxy whose admin API is here, such as 127.0.0.1:9090
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["pop", "geoip", "db", "config"])]
     admin: Option<String>,
-    /// File whose first line is the API's token
+    /// File whose first line is the API's token [env: EDGEPROXY_ADMIN_TOKEN_FILE]
     #[arg(long, value_name = "FILE", requires = "admin")]
     token_file: Option<PathBuf>,
     /// Answer in JSON
@@ -47,26 +48,6 @@ pub(super) struct Explain {
     json: bool,
     #[command(flatten)]
     source: SourceFlags,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum PolicyName {
-    /// Country, part of the world, this machine's region, the rest; within each the nearer
-    Geo,
-    /// 100 × band + (connections / soft limit) / weight; the lowest wins
-    Score,
-    /// The lowest round trip from this machine
-    Latency,
-}
-
-impl From<PolicyName> for Policy {
-    fn from(name: PolicyName) -> Self {
-        match name {
-            PolicyName::Geo => Self::Geo,
-            PolicyName::Score => Self::Score,
-            PolicyName::Latency => Self::Latency,
-        }
-    }
 }
 
 /// What the API answers, and `--json` prints.
@@ -124,12 +105,13 @@ impl Explain {
     }
 
     fn ask(&self, address: &str) -> Result<Explained, Failure> {
-        let client = AdminClient::new(address, self.token_file.as_deref()).map_err(Failure::from_display)?;
-        let mut path = format!(
-            "/api/v1/explain?client={}&policy={}",
-            encoded(&self.client.to_string()),
-            Policy::from(self.policy).name()
-        );
+        let token_file = self.token_file.clone().or_else(|| variable("EDGEPROXY_ADMIN_TOKEN_FILE").map(PathBuf::from));
+        let client = AdminClient::new(address, token_file.as_deref()).map_err(Failure::from_display)?;
+        let mut path = format!("/api/v1/explain?client={}", encoded(&self.client.to_string()));
+        // What is not asked for is as the proxy's first listener has it.
+        if let Some(policy) = self.policy {
+            path.push_str(&format!("&policy={}", policy.name()));
+        }
         if let Some(app) = &self.app {
             path.push_str(&format!("&app={}", encoded(app)));
         }
@@ -139,17 +121,18 @@ impl Explain {
 
     fn work_out(self) -> Result<Explained, Failure> {
         let source = self.source.read()?;
-        let pop = self.pop.or_else(|| source::variable("EDGEPROXY_REGION").and_then(|pop| pop.into_string().ok()));
+        let pop = self.pop.or_else(|| variable("EDGEPROXY_REGION").and_then(|pop| pop.into_string().ok()));
         let pop = pop.or_else(|| source.region.clone()).ok_or_else(|| {
             let message = "which machine has the client reached? Give its region by --pop, such as --pop fra";
             Failure::Usage(message.to_owned())
         })?;
-        let geo = geo_table(self.geoip, &source)?;
+        let geoip = self.geoip.or_else(|| variable("EDGEPROXY_GEOIP_PATH").map(PathBuf::from));
+        let geo = load_geo(geoip.or_else(|| source.geoip.clone()).as_deref()).map_err(Failure::Failed)?;
         let loaded = source.load()?;
         source.tell_rejected(&loaded);
         source.tell_unknown_regions(&loaded.backends);
         if source.regions.get(&pop).point.is_none() {
-            say::mistake(format_args!("note: nothing is known of region {pop:?}, where the client is said to arrive"));
+            say::note(format_args!("nothing is known of region {pop:?}, where the client is said to arrive"));
         }
         let table = TableBuilder {
             pop_region: pop.clone(),
@@ -158,45 +141,36 @@ impl Explain {
             states: Arc::new(StatePool::default()),
         };
         let table = table.build(loaded.backends).map_err(Failure::Failed)?;
-        say::mistake("note: from the table alone, without connections and check results; --admin asks a running proxy");
+        say::note("from the table alone, without connections and check results; --admin asks a running proxy");
         let ip = self.client.to_canonical();
-        explained(&table, ip, geo.lookup(ip), pop, self.policy.into(), self.app.as_deref())
+        let place = geo.lookup(ip);
+        let listener = source.listener;
+        let policy = self.policy.or_else(|| Some(listener.as_ref()?.policy)).unwrap_or_default();
+        let forced = listener.as_ref().is_some_and(|listener| listener.when_all_down == WhenAllDown::Try);
+        let app = self.app.or_else(|| listener?.app);
+        let candidates = table.explain(&Request {
+            place,
+            app: app.as_deref(),
+            policy,
+            tried: &Exclusions::default(),
+            bound: None,
+            forced,
+            now: Moment::from_millis(0),
+            random: 0,
+        });
+        let candidates = candidates.iter().map(serde_json::to_value).collect::<Result<_, _>>();
+        Ok(Explained {
+            client: Client {
+                ip: ip.to_string(),
+                country: place.country.map(|country| country.to_string()),
+                area: place.area.map(|area| area.code().to_owned()),
+                precise: place.precise,
+            },
+            pop,
+            policy: policy.name().to_owned(),
+            candidates: candidates.map_err(|error| odd_answer(&error))?,
+        })
     }
-}
-
-fn geo_table(geoip: Option<PathBuf>, source: &Source) -> Result<GeoTable, Failure> {
-    let path = geoip.or_else(|| source::variable("EDGEPROXY_GEOIP_PATH").map(PathBuf::from));
-    let Some(path) = path.or_else(|| source.geoip.clone()) else { return Ok(GeoTable::embedded()) };
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::Failed(format!("{}: {error}; give a country or city table in .mmdb format", path.display()))
-    };
-    let bytes = fs::read(&path).map_err(|error| failed(&format!("cannot be read: {error}")))?;
-    GeoTable::from_mmdb(bytes).map_err(|error| failed(&error))
-}
-
-fn explained(
-    table: &Table,
-    ip: IpAddr,
-    place: Place,
-    pop: String,
-    policy: Policy,
-    app: Option<&str>,
-) -> Result<Explained, Failure> {
-    let tried = Exclusions::default();
-    let now = Moment::from_millis(0);
-    let request = Request { place, app, policy, tried: &tried, bound: None, forced: false, now, random: 0 };
-    let candidates = table.explain(&request).iter().map(serde_json::to_value).collect::<Result<_, _>>();
-    Ok(Explained {
-        client: Client {
-            ip: ip.to_string(),
-            country: place.country.map(|country| country.to_string()),
-            area: place.area.map(|area| area.code().to_owned()),
-            precise: place.precise,
-        },
-        pop,
-        policy: policy.name().to_owned(),
-        candidates: candidates.map_err(|error| odd_answer(&error))?,
-    })
 }
 
 fn odd_answer(error: &serde_json::Error) -> Failure {

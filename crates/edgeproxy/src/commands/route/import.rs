@@ -86,8 +86,10 @@ impl Import {
             imported.changed,
             imported.unchanged
         ));
-        let loaded = source.load()?;
-        source.tell_unknown_regions(&loaded.backends);
+        // It is done, whatever a look at it afterwards says.
+        if let Ok(loaded) = source.load() {
+            source.tell_unknown_regions(&loaded.backends);
+        }
         Ok(())
     }
 }
@@ -120,17 +122,19 @@ fn from_sqlite(path: &Path) -> Result<Vec<FoundRow>, String> {
         let text = error.to_string();
         text.strip_prefix(&format!("{}: ", path.display())).map(str::to_owned).unwrap_or(text)
     })?;
-    let good = loaded.backends.into_iter().map(|backend| Ok(Some(raw(backend))));
+    let has_country = loaded.has_country;
+    let good = loaded.backends.into_iter().map(|backend| Ok(Some(raw(backend, has_country))));
     let bad = loaded.rejected.into_iter().map(Err);
     Ok(good.chain(bad).map(|backend| FoundRow { line: None, backend }).collect())
 }
 
-fn raw(backend: Backend) -> RawBackend {
+/// Says of every column that the other table has, also that it is empty: left out, it would be as here, or as the region.
+fn raw(backend: Backend, has_country: bool) -> RawBackend {
     RawBackend {
         id: Some(backend.id),
         app: Some(backend.app),
         region: Some(backend.region),
-        country: backend.country.map(|country| country.to_string()),
+        country: has_country.then(|| backend.country.map_or_else(String::new, |country| country.to_string())),
         wg_ip: Some(backend.addr.0.ip().to_string()),
         port: Some(backend.addr.0.port().into()),
         healthy: Some(backend.healthy.into()),
@@ -138,6 +142,6 @@ fn raw(backend: Backend) -> RawBackend {
         soft_limit: Some(backend.limits.soft.into()),
         hard_limit: Some(backend.limits.hard.into()),
         drained: Some(backend.drained.into()),
-        heartbeat_secs: backend.heartbeat_secs.map(i64::from),
+        heartbeat_secs: Some(backend.heartbeat_secs.map_or(0, i64::from)),
     }
 }

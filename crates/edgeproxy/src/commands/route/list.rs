@@ -37,7 +37,9 @@ struct Item<'a> {
     id: &'a str,
     app: &'a str,
     region: &'a str,
-    country: Option<String>,
+    /// Left out where the table has no such column: then each serves the country of its region, which null denies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    country: Option<Option<String>>,
     wg_ip: String,
     port: u16,
     healthy: bool,
@@ -58,14 +60,15 @@ impl List {
             is(&self.app, &backend.app) && is(&self.region, &backend.region)
         });
         if self.json {
-            say::json(&Answer { items: loaded.backends.iter().map(Item::from).collect(), rejected: &loaded.rejected });
+            let items = loaded.backends.iter().map(|backend| Item::of(backend, loaded.has_country)).collect();
+            say::json(&Answer { items, rejected: &loaded.rejected });
             return Ok(());
         }
         let names = ["id", "app", "region", "country", "address", "state", "weight", "soft", "hard"];
         columns::print(names, &[6, 7, 8], loaded.backends.iter().map(row).collect());
         if loaded.backends.is_empty() {
             let which = if self.app.is_some() || self.region.is_some() { "such backends" } else { "backends" };
-            say::mistake(format_args!("note: {} holds no {which}", source.db.display()));
+            say::note(format_args!("{} holds no {which}", source.db.display()));
         }
         source.tell_rejected(&loaded);
         source.tell_unknown_regions(&loaded.backends);
@@ -97,13 +100,13 @@ fn state(backend: &Backend) -> &'static str {
     }
 }
 
-impl<'a> From<&'a Backend> for Item<'a> {
-    fn from(backend: &'a Backend) -> Self {
+impl<'a> Item<'a> {
+    fn of(backend: &'a Backend, has_country: bool) -> Self {
         Self {
             id: &backend.id,
             app: &backend.app,
             region: &backend.region,
-            country: backend.country.map(|country| country.to_string()),
+            country: has_country.then(|| backend.country.map(|country| country.to_string())),
             wg_ip: backend.addr.0.ip().to_string(),
             port: backend.addr.0.port(),
             healthy: backend.healthy,

@@ -1,13 +1,12 @@
 //! Which table the command is about, and what is known beside it.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
+use edgeproxy_proxy::ListenerSettings;
 use edgeproxy_route::{Backend, Country, Regions};
 use edgeproxy_store::{Loaded, RoutingDb};
 
-use super::Failure;
-use crate::commands::say;
+use crate::commands::{Failure, say, unknown_region, variable};
 use crate::config::{Config, ProxyFlags};
 
 const DEFAULT_DB: &str = "routing.db";
@@ -30,6 +29,8 @@ pub(super) struct Source {
     /// Only a configuration says.
     pub(super) region: Option<String>,
     pub(super) geoip: Option<PathBuf>,
+    /// The first one.
+    pub(super) listener: Option<ListenerSettings>,
 }
 
 impl SourceFlags {
@@ -40,7 +41,7 @@ impl SourceFlags {
         let Some(config) = config else {
             let db = self.db.or_else(|| variable("EDGEPROXY_DB_PATH").map(PathBuf::from));
             let db = db.unwrap_or_else(|| PathBuf::from(DEFAULT_DB));
-            return Ok(Source { db, regions: Regions::default(), region: None, geoip: None });
+            return Ok(Source { db, regions: Regions::default(), region: None, geoip: None, listener: None });
         };
         let flags = ProxyFlags { config: Some(config), ..ProxyFlags::default() };
         let config = Config::load(&flags, std::env::vars_os()).map_err(Failure::Config)?;
@@ -49,6 +50,7 @@ impl SourceFlags {
             regions: Regions::with(config.routing.regions),
             region: Some(config.proxy.region),
             geoip: config.routing.geoip,
+            listener: config.proxy.listeners.into_iter().next(),
         })
     }
 }
@@ -67,23 +69,10 @@ impl Source {
 
     /// Tells of regions without a place. They are no mistake: rows may come before the configuration that knows them.
     pub(super) fn tell_unknown_regions<'a>(&self, backends: impl IntoIterator<Item = &'a Backend>) {
-        let mut codes: Vec<&str> = backends.into_iter().map(|backend| backend.region.as_str()).collect();
-        codes.sort_unstable();
-        codes.dedup();
-        for code in codes {
-            if self.regions.get(code).point.is_none() {
-                say::mistake(format_args!(
-                    "note: nothing is known of region {code:?}, so it comes last wherever distance decides; declare it \
-                     by [[routing.region]] in the configuration, or use the code of a built-in one"
-                ));
-            }
+        for code in self.regions.unknown(backends.into_iter().map(|backend| backend.region.as_str())) {
+            say::note(unknown_region(code));
         }
     }
-}
-
-/// An environment variable that says something.
-pub(super) fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// For clap: a country code, or nothing for none.

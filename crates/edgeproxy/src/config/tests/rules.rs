@@ -143,7 +143,17 @@ const RULES: &[(&str, &[&str])] = &[
         "[[check]]\n[[check]]",
         &["edgeproxy.toml:2: check[1].app: check[0] is for all other apps as well; an app has one check"],
     ),
+    (
+        "[[check]]\nkind = \"tls\"\nserver_name = \"cache.1\"",
+        &[
+            "edgeproxy.toml:3: check[0].server_name: \"cache.1\" is not a DNS name or an IP address (such as db.example.com)",
+        ],
+    ),
     // Regions.
+    (
+        "[[routing.region]]\ncode = \"x\"\nlatitude = 0x5B\nlongitude = 0x10\ncountry = \"ES\"",
+        &["edgeproxy.toml:3: routing.region[0].latitude: 5B is not in -90 to 90"],
+    ),
     (
         "[[routing.region]]\ncode = \"BCN\"\nlatitude = 91\nlongitude = 0\ncountry = \"ESP\"",
         &[
@@ -187,6 +197,15 @@ const RULES: &[(&str, &[&str])] = &[
     ("[[listener]]\nbind = \"127.0.0.1:80\"\n[[listener]]\nbind = \"[::ffff:127.0.0.1]:80\"",
         &["edgeproxy.toml:4: listener[1].bind: [::ffff:127.0.0.1]:80 is taken by listener[0], which binds 127.0.0.1:80"]),
     ("[[listener]]\nbind = \"127.0.0.1:0\"\n[[listener]]\nbind = \"127.0.0.1:0\"", &[]),
+    ("[[listener]]\nbind = \"0.0.0.0:80\"\n[[listener]]\nbind = \"[2001:db8::1]:80\"", &[]),
+    ("[[listener]]\nbind = \"[2001:db8::1]:80\"\n[[listener]]\nbind = \"0.0.0.0:80\"", &[]),
+    ("[admin]\nlisten = \"[::1]:8080\"", &[]),
+    ("[[listener]]\nbind = \"[::]:80\"\n[[listener]]\nbind = \"[2001:db8::1]:80\"",
+        &["edgeproxy.toml:4: listener[1].bind: [2001:db8::1]:80 is taken by listener[0], which binds [::]:80"]),
+    ("[[listener]]\nbind = \"127.0.0.1:80\"\n[[listener]]\nbind = \"[::]:80\"",
+        &["edgeproxy.toml:4: listener[1].bind: [::]:80 is taken by listener[0], which binds 127.0.0.1:80"]),
+    ("[[listener]]\nbind = \"0.0.0.0:80\"\n[[listener]]\nbind = \"[::ffff:192.0.2.1]:80\"",
+        &["edgeproxy.toml:4: listener[1].bind: [::ffff:192.0.2.1]:80 is taken by listener[0], which binds 0.0.0.0:80"]),
     (
         "[admin]\nlisten = \"127.0.0.1:8080\"",
         &["edgeproxy.toml:2: admin.listen: 127.0.0.1:8080 is taken by listener[0], which binds 0.0.0.0:8080"],
@@ -207,6 +226,16 @@ const RULES: &[(&str, &[&str])] = &[
     // What is not known.
     ("colour = \"red\"", &["edgeproxy.toml:1: colour: unknown key"]),
     ("\"a\\nb\" = 1", &["edgeproxy.toml:1: a\\nb: unknown key"]),
+    ("\"\" = {x = 1}", &["edgeproxy.toml:1: : unknown key"]),
+    (
+        "\"log.level\" = \"off\"",
+        &["edgeproxy.toml:1: log.level: unknown key: in quotes a dot is part of the name; write it without them"],
+    ),
+    (
+        "\"routing.region\" = [{code = \"x\"}]",
+        &["edgeproxy.toml:1: routing.region: unknown key: in quotes a dot is part of the name; write it without them"],
+    ),
+    ("log.level = \"off\"", &[]),
     ("[amdin]\nlisten = \"x\"", &["edgeproxy.toml:1: amdin: unknown key; did you mean admin?"]),
     (
         "[[listener]]\n[[listener]]\nbind = \"0.0.0.0:1\"\nqeue = 1",

@@ -23,7 +23,10 @@ const IGNORED: &str = "state";
 
 /// A value as CSV or JSON has it.
 pub(super) enum Cell {
+    /// Nothing is said: as it is, or as usual.
     Nothing,
+    /// Said to be empty, which a country and a heartbeat may be.
+    Null,
     Text(String),
     Number(i64),
     /// Of no use for any column, in the file's own words.
@@ -67,6 +70,8 @@ impl RowBuilder {
             "id" => raw.id = text(cell)?,
             "app" => raw.app = text(cell)?,
             "region" => raw.region = text(cell)?,
+            "country" if matches!(cell, Cell::Null) => raw.country = Some(String::new()),
+            "heartbeat_secs" if matches!(cell, Cell::Null) => raw.heartbeat_secs = Some(0),
             "country" => raw.country = text(cell)?,
             "wg_ip" => raw.wg_ip = text(cell)?,
             "port" => raw.port = number(cell)?,
@@ -103,7 +108,7 @@ impl RowBuilder {
 
 fn text(cell: Cell) -> Result<Option<String>, String> {
     match cell {
-        Cell::Nothing => Ok(None),
+        Cell::Nothing | Cell::Null => Ok(None),
         Cell::Text(text) => Ok(Some(text)),
         Cell::Number(number) => Err(format!("is the number {number}; it must be text")),
         Cell::Odd(odd) => Err(format!("is {odd}; it must be text")),
@@ -113,7 +118,7 @@ fn text(cell: Cell) -> Result<Option<String>, String> {
 /// Flags are numbers too.
 fn number(cell: Cell) -> Result<Option<i64>, String> {
     match cell {
-        Cell::Nothing => Ok(None),
+        Cell::Nothing | Cell::Null => Ok(None),
         Cell::Number(number) => Ok(Some(number)),
         Cell::Text(text) => match text.trim() {
             "true" => Ok(Some(1)),

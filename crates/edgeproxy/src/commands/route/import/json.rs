@@ -24,13 +24,27 @@ pub(super) fn rows(text: &str) -> Result<Vec<FoundRow>, String> {
         serde_json::from_str::<Answer<'_>>(text).map(|answer| answer.items)
     };
     let items = items.map_err(|error| format!("not an array of backends in JSON: {error}"))?;
-    Ok(items.into_iter().map(|item| row(line_of(text, item.get()), item)).collect())
+    let mut lines = Lines { text, offset: 0, line: 1 };
+    Ok(items.into_iter().map(|item| row(lines.line_of(item.get()), item)).collect())
 }
 
-/// `part` is a slice of `text`.
-fn line_of(text: &str, part: &str) -> usize {
-    let offset = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+/// Counts lines as it goes: from the start each time would take as long as rows times their number.
+struct Lines<'a> {
+    text: &'a str,
+    offset: usize,
+    /// Of the offset.
+    line: usize,
+}
+
+impl Lines<'_> {
+    /// `part` is a slice of the text, behind the one before.
+    fn line_of(&mut self, part: &str) -> usize {
+        let offset = (part.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
+        let passed = self.text.as_bytes().get(self.offset..offset).unwrap_or_default();
+        self.line += passed.iter().filter(|byte| **byte == b'\n').count();
+        self.offset = offset;
+        self.line
+    }
 }
 
 fn row(line: usize, item: &RawValue) -> FoundRow {
@@ -52,7 +66,7 @@ fn row(line: usize, item: &RawValue) -> FoundRow {
 
 fn cell(value: Value) -> Cell {
     match value {
-        Value::Null => Cell::Nothing,
+        Value::Null => Cell::Null,
         Value::Bool(flag) => Cell::Number(flag.into()),
         Value::String(text) => Cell::Text(text),
         Value::Number(number) => match number.as_i64() {
@@ -77,7 +91,7 @@ mod tests {
         .unwrap();
         assert_eq!(rows.iter().map(|row| row.line.unwrap()).collect::<Vec<_>>(), [2, 3, 3, 5, 6]);
         let first = rows[0].backend.as_ref().unwrap().as_ref().unwrap();
-        assert_eq!((first.port, first.healthy, &first.country), (Some(80), Some(1), &None));
+        assert_eq!((first.port, first.healthy, &first.country), (Some(80), Some(1), &Some(String::new())));
         let broken: Vec<_> = rows[1..4].iter().map(|row| row.backend.as_ref().unwrap_err().to_string()).collect();
         assert_eq!(broken[0], "backend \"line 3\": row is not an object of column names and values");
         assert_eq!(broken[1], "backend \"b3\": port is the number 1.5; it must be a whole number");
