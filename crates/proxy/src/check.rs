@@ -132,21 +132,24 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
             () = sleep_until(&pop, due) => {}
             () = subject.heard.notified() => {}
         }
+        let mut turned = None;
         if check_due.is_some_and(|due| due <= pop.clock.now()) {
             let started = Instant::now();
             let outcome = probe::probe(&check, subject.backend.addr).await;
             let now = pop.clock.now();
-            let passed = outcome.is_ok();
-            pop.metrics.checks.get_or_create(&ByResult { result: if passed { "pass" } else { "fail" } }).inc();
-            match outcome {
-                Ok(connect) => states.observe_round_trip(slot, millis(connect), now),
-                Err(error) => {
-                    tracing::debug!(backend = subject.backend.id, %error, took = ?started.elapsed(), "check failed")
+            let passed = match outcome {
+                Ok(connect) => {
+                    states.observe_round_trip(slot, millis(connect), now);
+                    true
                 }
-            }
-            if let Some(verdict) = health.handle_result(&check.pace, passed, now, random()) {
-                tracing::warn!(backend = subject.backend.id, addr = %subject.backend.addr, ?verdict, "check verdict turned");
-            }
+                Err(error) => {
+                    tracing::debug!(backend = subject.backend.id, %error, took = ?started.elapsed(), "check failed");
+                    // A shortage of our own is no news of the backend: it keeps the verdict it has.
+                    if error.blames_backend() { false } else { health.verdict() == Verdict::Up }
+                }
+            };
+            pop.metrics.checks.get_or_create(&ByResult { result: if passed { "pass" } else { "fail" } }).inc();
+            turned = health.handle_result(&check.pace, passed, now, random());
         }
         silent = subject.silence_due().is_some_and(|due| due <= pop.clock.now());
         let down = silent || health.verdict() == Verdict::Down;
@@ -157,6 +160,10 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
                 tracing::warn!(backend = subject.backend.id, "no heartbeat in time");
             }
             pop.slot_came_free();
+        }
+        // Told once it holds.
+        if let Some(verdict) = turned {
+            tracing::warn!(backend = subject.backend.id, addr = %subject.backend.addr, ?verdict, "check verdict turned");
         }
     }
 }

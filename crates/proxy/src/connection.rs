@@ -9,8 +9,8 @@ use rustix::event::epoll::EventFlags;
 
 use crate::close::{Close, Refusal};
 use crate::connection_log::Refused;
-use crate::core::{Desk, End, Token};
-use crate::establish::{Errand, Established, TakenSlot};
+use crate::core::{Desk, End, Source, Token};
+use crate::establish::{Dialling, Errand, Established, TakenSlot};
 use crate::pop::OpenConnection;
 use crate::record::{LiveConnection, Record};
 use crate::relay::{Next, Relay};
@@ -24,6 +24,8 @@ pub(crate) struct Connection {
     token: Token,
     /// The timer that is set for it.
     timer: Option<Instant>,
+    /// It stands in the list of those that have more to do.
+    pub(crate) busy: bool,
     stage: Stage,
 }
 
@@ -59,7 +61,7 @@ pub(crate) enum Step {
 impl Connection {
     pub(crate) fn new(token: Token, client: OwnedFd, peer: SocketAddr, open: OpenConnection, desk: &Desk) -> Self {
         let errand = Errand::new(Socket::new(client), token, peer, open, desk);
-        Self { token, timer: None, stage: Stage::Errand(Box::new(errand)) }
+        Self { token, timer: None, busy: false, stage: Stage::Errand(Box::new(errand)) }
     }
 
     pub(crate) fn token(&self) -> Token {
@@ -83,19 +85,26 @@ impl Connection {
     }
 
     /// A socket has news.
-    pub(crate) fn note(&mut self, end: End, news: EventFlags) {
-        let socket = match &mut self.stage {
-            Stage::Errand(errand) => errand.socket(end),
-            Stage::Relay(relayed) => Some(relayed.relay.socket(end)),
-            Stage::Changing => None,
+    pub(crate) fn note(&mut self, source: Source, news: EventFlags) {
+        let socket = match (&mut self.stage, source) {
+            (Stage::Errand(errand), source) => errand.socket(source),
+            (Stage::Relay(relayed), Source::Client) => Some(relayed.relay.socket(End::Client)),
+            (Stage::Relay(Relayed { relay, record, .. }), Source::Backend { attempt }) => {
+                (attempt == record.attempts).then(|| relay.socket(End::Backend))
+            }
+            (Stage::Changing, _) => None,
         };
         if let Some(socket) = socket {
             socket.note(news);
         }
     }
 
-    /// Its timer is due.
+    /// A timer is due.
     pub(crate) fn look(&mut self, desk: &mut Desk) -> Step {
+        // One that was set before an earlier one was wanted is nothing any more.
+        if self.timer.is_none_or(|timer| desk.now < timer) {
+            return Step::Wait;
+        }
         self.timer = None;
         if let Stage::Relay(Relayed { relay, record, .. }) = &mut self.stage {
             let settings = &record.listener.settings;
@@ -105,6 +114,7 @@ impl Connection {
                 return Step::Close(close);
             }
             relay.guard(settings);
+            relay.settle_header(settings, desk.now);
         }
         self.advance(desk)
     }
@@ -119,13 +129,13 @@ impl Connection {
                     self.look_at(at, desk);
                     return Step::Wait;
                 }
-                Ok(Poll::Ready(())) => self.begin_relay(desk),
+                Ok(Poll::Ready(reached)) => self.begin_relay(*reached, desk),
             }
         }
         let Stage::Relay(Relayed { relay, record, .. }) = &mut self.stage else { return Step::Close(Close::Error) };
         match relay.advance(&mut desk.bench, desk.now) {
             Next::Wait => {
-                if let Some((at, _)) = relay.deadline(&record.listener.settings, record.started) {
+                if let Some(at) = relay.look_at(&record.listener.settings, record.started, desk.now) {
                     self.look_at(at, desk);
                 }
                 Step::Wait
@@ -136,11 +146,9 @@ impl Connection {
         }
     }
 
-    fn begin_relay(&mut self, desk: &mut Desk) {
+    fn begin_relay(&mut self, reached: Dialling, desk: &mut Desk) {
         let Stage::Errand(errand) = std::mem::replace(&mut self.stage, Stage::Changing) else { return };
-        let Some(Established { client, backend, unchecked, record, slot, open }) = errand.established(desk) else {
-            return;
-        };
+        let Established { client, backend, unchecked, record, slot, open } = errand.established(reached, desk);
         let relay = Relay::new(client, backend, unchecked, desk.now);
         self.stage = Stage::Relay(Relayed { relay, record, _slot: slot, _open: open });
         self.look_at(desk.now + LASTING, desk);

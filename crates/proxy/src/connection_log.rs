@@ -154,7 +154,13 @@ impl ConnectionLog {
             Some(output) => {
                 let (sender, receiver) = sync_channel(WAITING_BUFFERS);
                 let thread = std::thread::Builder::new().name("connection-log".to_owned());
-                (Some(sender), Some(thread.spawn(|| write_out(receiver, output))?))
+                (
+                    Some(sender),
+                    Some(thread.spawn({
+                        let lost = metrics.log_dropped.clone();
+                        move || write_out(receiver, output, &lost)
+                    })?),
+                )
             }
             None => (None, None),
         };
@@ -281,12 +287,12 @@ impl ConnectionLog {
         let Some(writer) = self.writer.as_ref().filter(|_| !bytes.is_empty()) else { return };
         if let Err(refused) = writer.try_send(bytes) {
             let (TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = refused;
-            self.dropped.inc_by(lost.iter().filter(|&&byte| byte == b'\n').count() as u64);
+            self.dropped.inc_by(lines_in(&lost));
         }
     }
 }
 
-fn write_out(lines: Receiver<Vec<u8>>, mut output: Box<dyn Write + Send>) {
+fn write_out(lines: Receiver<Vec<u8>>, mut output: Box<dyn Write + Send>, lost: &Counter) {
     let mut failing = false;
     for buffer in lines {
         if buffer.is_empty() {
@@ -300,9 +306,14 @@ fn write_out(lines: Receiver<Vec<u8>>, mut output: Box<dyn Write + Send>) {
                     tracing::error!(%error, "connection log cannot be written");
                 }
                 failing = true;
+                lost.inc_by(lines_in(&buffer));
             }
         }
     }
+}
+
+fn lines_in(bytes: &[u8]) -> u64 {
+    bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
 struct Id<'a> {

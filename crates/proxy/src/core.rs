@@ -22,7 +22,7 @@ use crate::close::{Close, Refusal};
 use crate::connection::{Connection, Step};
 use crate::connection_log::{Lines, Refused};
 use crate::drain::Phase;
-use crate::listener::{Door, Listener};
+use crate::listener::{BACKLOG, Door, Listener};
 use crate::pop::Pop;
 use crate::record::LiveConnection;
 use crate::relay::Workbench;
@@ -31,12 +31,14 @@ use timers::Timers;
 use token::Serials;
 
 pub(crate) use mailbox::{Concerns, Mailbox, Order};
-pub(crate) use token::{End, Subject, Token};
+pub(crate) use token::{End, Source, Subject, Token};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// Clients taken at once before those that are there get their turn.
 const ACCEPTED_AT_ONCE: usize = 32;
+/// The loop looks at its timers at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// What a core lends to the connection it is working on.
 pub(crate) struct Desk {
@@ -86,11 +88,28 @@ pub(crate) fn start(
     }
     let mut core = Core { desk, doors, connections: Slab::new(), serials: Serials::new(), busy: Vec::new() };
     std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
+        let _last = Last { pop: Arc::clone(&core.desk.pop), mailbox: Arc::clone(&core.desk.mailbox) };
         if let Err(error) = core.run() {
             tracing::error!(%error, core = number, "data-plane thread failed");
         }
-        core.desk.mailbox.close();
+        core.leave();
     })
+}
+
+/// What a core does last, even if it panics: nobody may wait for it any longer, and if it was not told to end, the
+/// process has to, as nobody else would take its clients.
+struct Last {
+    pop: Arc<Pop>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.mailbox.close();
+        if self.pop.drain.phase() < Phase::Over {
+            self.pop.core_failed.notify_one();
+        }
+    }
 }
 
 impl Desk {
@@ -114,32 +133,39 @@ impl Core {
             for event in events.drain(..) {
                 let Event { flags, data } = event;
                 match Subject::decode(data.u64()) {
-                    Subject::Connection(token, end) => self.serve(token, |connection, desk| {
-                        connection.note(end, flags);
-                        connection.advance(desk)
+                    Subject::Connection(token, source) => self.serve(token, |connection, desk| {
+                        connection.note(source, flags);
+                        // One that waits for its turn gets no other for having news.
+                        if connection.busy { Step::Wait } else { connection.advance(desk) }
                     }),
                     Subject::Door(number) => self.accept(number as usize)?,
                     Subject::Mailbox => orders = true,
                 }
             }
             for token in std::mem::take(&mut self.busy) {
-                self.serve(token, Connection::advance);
+                self.serve(token, |connection, desk| {
+                    connection.busy = false;
+                    connection.advance(desk)
+                });
             }
             self.desk.timers.take_due(self.desk.now, &mut due);
             for token in due.drain(..) {
                 self.serve(token, Connection::look);
             }
+            let connections = &self.connections;
+            self.desk.timers.sweep(connections.len(), |token| {
+                connections.get(token.index as usize).is_some_and(|connection| connection.token() == token)
+            });
             if orders {
                 self.obey()?;
             }
             self.reopen_doors()?;
             self.report();
         }
-        self.leave();
         Ok(())
     }
 
-    /// Nobody is left with a part that passes for the whole, or without a line in the log.
+    /// Nobody is left with a part that passes for the whole, or without a line in the log (where it keeps up).
     fn leave(&mut self) {
         for connection in self.connections.drain() {
             match connection.record() {
@@ -159,7 +185,8 @@ impl Core {
             .min();
         let timeout = match until {
             _ if !self.busy.is_empty() => Some(Duration::ZERO),
-            Some(until) => Some(until.saturating_duration_since(Instant::now())),
+            // Beyond 24 days the wrapper takes a call that older kernels do not have.
+            Some(until) => Some(until.saturating_duration_since(Instant::now()).min(LONGEST_SLEEP)),
             None => None,
         };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -179,7 +206,11 @@ impl Core {
         };
         match work(connection, &mut self.desk) {
             Step::Wait => {}
-            Step::GoOn => self.busy.push(token),
+            Step::GoOn if connection.busy => {}
+            Step::GoOn => {
+                connection.busy = true;
+                self.busy.push(token);
+            }
             Step::Close(close) => self.connections.remove(key).close(close, &mut self.desk),
             Step::Refuse(refusal) => self.connections.remove(key).refuse(refusal, &mut self.desk),
         }
@@ -190,8 +221,8 @@ impl Core {
             match self.doors[number].accept(self.desk.now) {
                 Ok(Some((client, peer))) => self.arrive(number, client, peer),
                 Ok(None) => break,
-                Err(pause) => {
-                    tracing::warn!(listener = self.doors[number].listener.name, error = %pause, "cannot accept; pausing");
+                Err(error) => {
+                    tracing::warn!(listener = self.doors[number].listener.name, %error, "cannot accept; pausing");
                     // Clients go on waiting; without this the loop would be told of them again and again.
                     self.watch_door(number, EventFlags::empty())?;
                     break;
@@ -210,7 +241,7 @@ impl Core {
         let token = Token { index, serial: self.serials.take() };
         let refusal = match self.desk.pop.open_connection(listener) {
             None => Refusal::TooManyConnections,
-            Some(_) if self.desk.watch(&client, Subject::Connection(token, End::Client)).is_err() => {
+            Some(_) if self.desk.watch(&client, Subject::Connection(token, Source::Client)).is_err() => {
                 Refusal::DescriptorsExhausted
             }
             Some(open) => {
@@ -261,7 +292,8 @@ impl Core {
         }
         if self.desk.pop.drain.phase() >= Phase::Draining {
             for number in 0..self.doors.len() {
-                while let Ok(Some((client, peer))) = self.doors[number].accept(self.desk.now) {
+                for _ in 0..BACKLOG {
+                    let Ok(Some((client, peer))) = self.doors[number].accept(self.desk.now) else { break };
                     self.arrive(number, client, peer);
                 }
                 self.doors[number].close();
@@ -291,8 +323,11 @@ impl Core {
             .filter_map(|(key, one)| Some((id(one)?, key)))
             .filter(|(id, _)| *id > after)
             .collect();
-        ids.sort_unstable();
-        ids.truncate(limit);
+        if ids.len() > limit {
+            // A page out of a million does not need a million in order.
+            ids.select_nth_unstable(limit);
+            ids.truncate(limit);
+        }
         let region = &self.desk.pop.settings.region;
         ids.into_iter().filter_map(|(_, key)| self.connections[key].show(region)).collect()
     }

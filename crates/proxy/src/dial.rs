@@ -20,6 +20,12 @@ pub(crate) enum DialError {
     /// No answer within the time allowed.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// No answer for as long as the system itself is patient.
+    #[error("no answer within the system's own patience")]
+    GivenUp,
+    /// The client's time for all its connects was over before this one's.
+    #[error("the client's time was over")]
+    OutOfTime,
     /// No way there, says the network.
     #[error("unreachable: {0}")]
     Unreachable(io::Error),
@@ -37,22 +43,25 @@ pub(crate) enum DialError {
 impl DialError {
     /// Whether the backend is to blame. Our own shortages must not eject it.
     pub(crate) fn blames_backend(&self) -> bool {
-        !matches!(self, Self::PortsExhausted | Self::DescriptorsExhausted)
+        !matches!(self, Self::OutOfTime | Self::PortsExhausted | Self::DescriptorsExhausted)
     }
 
     /// The word in metric labels and logs.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
-            Self::Timeout(_) => "timeout",
+            Self::Timeout(_) | Self::GivenUp => "timeout",
+            Self::OutOfTime => "out_of_time",
             Self::Unreachable(_) => "unreachable",
             Self::PortsExhausted => "ports_exhausted",
             Self::DescriptorsExhausted => "descriptors_exhausted",
             Self::Other(_) => "other",
         }
     }
+}
 
-    fn from_io(error: io::Error) -> Self {
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
             Some(error) => Self::from(error),
             None => Self::Other(error),
@@ -64,8 +73,7 @@ impl From<Errno> for DialError {
     fn from(error: Errno) -> Self {
         match error {
             Errno::CONNREFUSED => Self::Refused,
-            // The kernel's own patience ended before ours.
-            Errno::TIMEDOUT => Self::Timeout(Duration::ZERO),
+            Errno::TIMEDOUT => Self::GivenUp,
             Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS | Errno::PERM => Self::Unreachable(error.into()),
             Errno::ADDRNOTAVAIL => Self::PortsExhausted,
             Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC => Self::DescriptorsExhausted,
@@ -88,7 +96,7 @@ pub(crate) fn begin(addr: BackendAddr) -> Result<OwnedFd, DialError> {
 /// Whether the connection stands, or why it failed.
 pub(crate) fn finish(socket: &mut Socket) -> Poll<Result<(), DialError>> {
     match socket.take_error() {
-        Some(error) => Poll::Ready(Err(DialError::from_io(error))),
+        Some(error) => Poll::Ready(Err(error.into())),
         None if socket.is_writable() => Poll::Ready(Ok(())),
         None => Poll::Pending,
     }

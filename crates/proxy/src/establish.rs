@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use edgeproxy_route::{Choice, ClientAddr, Exclusions, NoRoute, Place, Request, Reservation, Table};
+use edgeproxy_route::{Choice, ClientAddr, Exclusions, NoRoute, Place, Request, Reservation, SlotKey, Table};
 
 use crate::close::Refusal;
 use crate::connection_log::Refused;
-use crate::core::{Desk, End, Subject, Token};
+use crate::core::{Desk, Source, Subject, Token};
 use crate::dial::{self, DialError};
+use crate::drain::Phase;
 use crate::listener::Listener;
 use crate::metrics::ByError;
 use crate::pop::{OpenConnection, Pop};
@@ -28,12 +29,12 @@ use crate::record::Record;
 use crate::settings::WhenAllDown;
 use crate::socket::Socket;
 
-/// How often a waiting client looks for room by itself: the end of an ejection's pause wakes nobody.
+/// How often the head of the queue looks for room by itself: the end of an ejection's pause wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A client on its way to a backend: what was learnt of it so far.
 pub(crate) struct Errand {
-    pub(crate) socket: Socket,
+    socket: Socket,
     token: Token,
     open: OpenConnection,
     arrived: Instant,
@@ -46,10 +47,10 @@ pub(crate) struct Errand {
     attempts: u8,
     queued: Duration,
     dialling: Duration,
-    phase: Phase,
+    progress: Progress,
 }
 
-enum Phase {
+enum Progress {
     /// Waits for the header of a trusted peer.
     Header { until: Instant },
     /// Looks for a backend.
@@ -58,18 +59,24 @@ enum Phase {
     Queued { place: QueuePlace, since: Instant },
     /// Waits for the backend to answer.
     Dialling(Box<Dialling>),
-    /// A backend answered.
-    Reached(Box<Dialling>),
 }
 
 /// A backend that was asked for a connection.
-struct Dialling {
+pub(crate) struct Dialling {
     socket: Socket,
     table: Arc<Table>,
     choice: Choice,
     slot: TakenSlot,
     since: Instant,
     until: Instant,
+}
+
+impl Dialling {
+    /// Cut short by what the client may wait in all, the backend is not to blame.
+    fn timed_out(&self, listener: &Listener) -> DialError {
+        let allowed = self.until - self.since;
+        if allowed < listener.settings.connect_timeout { DialError::OutOfTime } else { DialError::Timeout(allowed) }
+    }
 }
 
 /// What is left of an errand once a backend was reached.
@@ -91,72 +98,85 @@ impl Errand {
             token,
             arrived: desk.now,
             client: ClientAddr::new(peer),
-            via: trusted.then_some(peer),
+            via: None,
             place: Place::UNKNOWN,
             unchecked: !trusted && !settings.trust_proxy.is_empty(),
             tried: Exclusions::default(),
             attempts: 0,
             queued: Duration::ZERO,
             dialling: Duration::ZERO,
-            phase: match trusted {
-                true => Phase::Header { until: desk.now + settings.proxy_header_timeout },
-                false => Phase::Choosing,
+            progress: match trusted {
+                true => Progress::Header { until: desk.now + settings.proxy_header_timeout },
+                false => Progress::Choosing,
             },
             open,
         }
     }
 
-    /// The socket of this end, if there is one yet.
-    pub(crate) fn socket(&mut self, end: End) -> Option<&mut Socket> {
-        match (end, &mut self.phase) {
-            (End::Client, _) => Some(&mut self.socket),
-            (End::Backend, Phase::Dialling(dialling)) => Some(&mut dialling.socket),
-            (End::Backend, _) => None,
+    /// The socket with news, if it is still of use.
+    pub(crate) fn socket(&mut self, source: Source) -> Option<&mut Socket> {
+        match (source, &mut self.progress) {
+            (Source::Client, _) => Some(&mut self.socket),
+            (Source::Backend { attempt }, Progress::Dialling(dialling)) if attempt == self.attempts => {
+                Some(&mut dialling.socket)
+            }
+            (Source::Backend { .. }, _) => None,
         }
     }
 
-    /// Goes as far as it gets. Ready when a backend was reached.
+    /// Goes as far as it gets. Ready with the backend that answered.
     ///
     /// # Errors
     /// Why the client is turned away.
-    pub(crate) fn advance(&mut self, desk: &mut Desk) -> Result<Poll<()>, Refusal> {
+    pub(crate) fn advance(&mut self, desk: &Desk) -> Result<Poll<Box<Dialling>>, Refusal> {
         loop {
-            let phase = match &mut self.phase {
-                Phase::Header { until } => {
+            let next = match &mut self.progress {
+                Progress::Header { until } => {
                     let until = *until;
                     match self.receive_header()? {
-                        Poll::Ready(()) => Phase::Choosing,
+                        Poll::Ready(()) => Progress::Choosing,
                         Poll::Pending if desk.now >= until => return Err(Refusal::HeaderTimeout),
                         Poll::Pending => return Ok(Poll::Pending),
                     }
                 }
-                Phase::Choosing => self.choose(desk)?,
-                Phase::Queued { .. } => match self.wait(desk)? {
-                    Some(phase) => phase,
+                Progress::Choosing => self.choose(desk)?,
+                Progress::Queued { .. } => match self.wait(desk)? {
+                    Some(next) => next,
                     None => return Ok(Poll::Pending),
                 },
-                Phase::Dialling(dialling) => match dial::finish(&mut dialling.socket) {
-                    Poll::Ready(Ok(())) => self.reached(desk),
-                    Poll::Ready(Err(error)) => self.failed(&error, desk)?,
-                    Poll::Pending if desk.now >= dialling.until => {
-                        let error = DialError::Timeout(dialling.until - dialling.since);
-                        self.failed(&error, desk)?
+                Progress::Dialling(dialling) => {
+                    let failed = match dial::finish(&mut dialling.socket) {
+                        Poll::Ready(Ok(())) => None,
+                        Poll::Ready(Err(error)) => Some(error),
+                        Poll::Pending if desk.now >= dialling.until => Some(dialling.timed_out(self.open.listener())),
+                        Poll::Pending => return Ok(Poll::Pending),
+                    };
+                    let Progress::Dialling(dialling) = std::mem::replace(&mut self.progress, Progress::Choosing) else {
+                        continue;
+                    };
+                    match failed {
+                        None => return Ok(Poll::Ready(dialling)),
+                        Some(error) => {
+                            let Dialling { table, choice, slot, since, .. } = *dialling;
+                            self.go_elsewhere(&error, &table, &choice, slot, since.elapsed(), desk)?
+                        }
                     }
-                    Poll::Pending => return Ok(Poll::Pending),
-                },
-                Phase::Reached(_) => return Ok(Poll::Ready(())),
+                }
             };
-            self.phase = phase;
+            self.progress = next;
         }
     }
 
     /// When to look again even if no socket has news.
     pub(crate) fn look_at(&self, now: Instant) -> Instant {
-        match &self.phase {
-            Phase::Header { until } => *until,
-            Phase::Queued { since, .. } => (*since + self.listener().settings.queue_timeout).min(now + LOOK_AGAIN),
-            Phase::Dialling(dialling) => dialling.until,
-            Phase::Choosing | Phase::Reached(_) => now,
+        match &self.progress {
+            Progress::Header { until } => *until,
+            Progress::Queued { place, since } => {
+                let until = *since + self.patience();
+                if place.is_head() { until.min(now + LOOK_AGAIN) } else { until }
+            }
+            Progress::Dialling(dialling) => dialling.until,
+            Progress::Choosing => now,
         }
     }
 
@@ -167,56 +187,56 @@ impl Errand {
     /// Learns from a trusted peer whom it speaks for.
     fn receive_header(&mut self) -> Result<Poll<()>, Refusal> {
         let Poll::Ready(client) = proxy_header::receive(&mut self.socket) else { return Ok(Poll::Pending) };
-        match client? {
-            Some(client) => self.client = ClientAddr::new(client),
-            None => self.via = None,
+        if let Some(client) = client? {
+            self.via = Some(self.client.socket_addr());
+            self.client = ClientAddr::new(client);
         }
         Ok(Poll::Ready(()))
     }
 
     /// Looks for a backend, or joins the queue where the listener has one.
-    fn choose(&mut self, desk: &Desk) -> Result<Phase, Refusal> {
+    fn choose(&mut self, desk: &Desk) -> Result<Progress, Refusal> {
         if self.attempts == 0 {
             self.place = desk.pop.geo.load().lookup(self.client.ip());
         }
         let queue = &self.listener().queue;
-        if !queue.is_busy() {
+        // Whoever was admitted once and found its backend dead has had its turn.
+        if self.attempts > 0 || !queue.is_busy() {
             match self.try_admit(desk) {
                 Err(Refusal::NoRoute(NoRoute::AllFull)) if self.listener().settings.queue > 0 => {}
                 admitted => return self.dial(admitted?, desk),
             }
         }
         let place = queue.join(&desk.mailbox, self.token).ok_or(Refusal::QueueFull)?;
-        Ok(Phase::Queued { place, since: desk.now })
+        Ok(Progress::Queued { place, since: desk.now })
     }
 
     /// Looks whether the wait is over, one way or the other. (Room may have come free between the look before joining
     /// and joining, when nobody was there to be woken: so it looks at once.)
-    fn wait(&mut self, desk: &Desk) -> Result<Option<Phase>, Refusal> {
-        let Phase::Queued { place, since } = &self.phase else { return Ok(None) };
+    fn wait(&mut self, desk: &Desk) -> Result<Option<Progress>, Refusal> {
+        let Progress::Queued { place, since } = &self.progress else { return Ok(None) };
         let (head, waited) = (place.is_head(), desk.now - *since);
-        if desk.pop.drain.phase() >= crate::Phase::Unready {
-            return Err(Refusal::Draining);
-        }
-        if self.is_gone() {
-            return Err(Refusal::ClientGone);
-        }
-        if head {
-            match self.try_admit(desk) {
-                Err(Refusal::NoRoute(NoRoute::AllFull)) => {}
-                settled => {
-                    self.queued += waited;
-                    let admitted = settled?;
-                    desk.pop.metrics.queue_wait.observe(self.queued.as_secs_f64() * 1000.0);
-                    return self.dial(admitted, desk).map(Some);
-                }
-            }
-        }
-        if waited >= self.listener().settings.queue_timeout {
-            self.queued += waited;
-            return Err(Refusal::QueueTimeout);
-        }
-        Ok(None)
+        let (over, gone) = (waited >= self.patience(), self.is_gone());
+        let settled = match () {
+            () if desk.pop.drain.phase() >= Phase::Unready => Err(Refusal::Draining),
+            () if gone => Err(Refusal::ClientGone),
+            () if head => self.try_admit(desk),
+            () => Err(Refusal::NoRoute(NoRoute::AllFull)),
+        };
+        let settled = match settled {
+            Err(Refusal::NoRoute(NoRoute::AllFull)) if over => Err(Refusal::QueueTimeout),
+            Err(Refusal::NoRoute(NoRoute::AllFull)) => return Ok(None),
+            settled => settled,
+        };
+        self.queued += waited;
+        let admitted = settled?;
+        desk.pop.metrics.queue_wait.observe(self.queued.as_secs_f64() * 1000.0);
+        self.dial(admitted, desk).map(Some)
+    }
+
+    /// How long it may still wait in the queue.
+    fn patience(&self) -> Duration {
+        self.listener().settings.queue_timeout.saturating_sub(self.queued)
     }
 
     /// Whether the client has reset the connection, or finished without a word: nobody waits for an answer then. One
@@ -259,31 +279,28 @@ impl Errand {
         }
     }
 
-    fn dial(&mut self, (table, choice, slot): (Arc<Table>, Choice, TakenSlot), desk: &Desk) -> Result<Phase, Refusal> {
+    fn dial(
+        &mut self,
+        (table, choice, slot): (Arc<Table>, Choice, TakenSlot),
+        desk: &Desk,
+    ) -> Result<Progress, Refusal> {
         let settings = &self.listener().settings;
         let since = Instant::now();
         let left = settings.connect_deadline.saturating_sub(self.dialling);
         let until = since + settings.connect_timeout.min(left);
         self.attempts += 1;
         let dialled = dial::begin(table.backend(choice.index).addr).and_then(|socket| {
-            desk.watch(&socket, Subject::Connection(self.token, End::Backend)).map_err(DialError::from)?;
+            let source = Source::Backend { attempt: self.attempts };
+            desk.watch(&socket, Subject::Connection(self.token, source))?;
             Ok(socket)
         });
         match dialled {
             Ok(socket) => {
                 let socket = Socket::new(socket);
-                Ok(Phase::Dialling(Box::new(Dialling { socket, table, choice, slot, since, until })))
+                Ok(Progress::Dialling(Box::new(Dialling { socket, table, choice, slot, since, until })))
             }
             Err(error) => self.go_elsewhere(&error, &table, &choice, slot, since.elapsed(), desk),
         }
-    }
-
-    fn failed(&mut self, error: &DialError, desk: &Desk) -> Result<Phase, Refusal> {
-        let Phase::Dialling(dialling) = std::mem::replace(&mut self.phase, Phase::Choosing) else {
-            return Ok(Phase::Choosing);
-        };
-        let Dialling { table, choice, slot, since, .. } = *dialling;
-        self.go_elsewhere(error, &table, &choice, slot, since.elapsed(), desk)
     }
 
     /// After a failed connect: never again the backend just tried, and not for ever.
@@ -295,7 +312,7 @@ impl Errand {
         slot: TakenSlot,
         took: Duration,
         desk: &Desk,
-    ) -> Result<Phase, Refusal> {
+    ) -> Result<Progress, Refusal> {
         let backend = &table.backend(choice.index).id;
         desk.pop.metrics.connect_failures.get_or_create(&ByError { error: error.word() }).inc();
         tracing::debug!(backend, %error, client = %self.client, "connect failed");
@@ -317,19 +334,7 @@ impl Errand {
             return Err(Refusal::NoRoute(NoRoute::AllTried));
         }
         desk.pop.metrics.retries.inc();
-        Ok(Phase::Choosing)
-    }
-
-    fn reached(&mut self, desk: &Desk) -> Phase {
-        let Phase::Dialling(mut dialling) = std::mem::replace(&mut self.phase, Phase::Choosing) else {
-            return Phase::Choosing;
-        };
-        let connect_ms = dialling.since.elapsed().as_secs_f64() * 1000.0;
-        dialling.slot.connected(connect_ms);
-        let backend = dialling.table.backend(dialling.choice.index);
-        desk.pop.metrics.backend_connected(&backend.region, connect_ms);
-        self.remember(&dialling, desk);
-        Phase::Reached(dialling)
+        Ok(Progress::Choosing)
     }
 
     fn remember(&self, reached: &Dialling, desk: &Desk) {
@@ -338,33 +343,46 @@ impl Errand {
         let here = reached.table.key(reached.choice.index);
         match affinity.get(client, now) {
             // Served elsewhere while its own backend was full or out of service: it may still return there.
-            Some(bound) if bound != here && reached.table.find(bound).is_some() => affinity.extend(client, now),
+            Some(bound) if bound != here && self.may_return(&reached.table, bound) => affinity.extend(client, now),
             _ => affinity.bind(client, here, now),
         }
     }
 
-    /// The two sockets and what is known of them; `None` before a backend was reached.
+    /// Whether the backend a client is bound to is still one of this listener's. (One that is drained may come back, and
+    /// its clients with it.)
+    fn may_return(&self, table: &Table, bound: SlotKey) -> bool {
+        let app = &self.listener().settings.app;
+        let bound = table.find(bound).map(|index| table.backend(index));
+        bound.is_some_and(|backend| app.as_ref().is_none_or(|app| *app == backend.app))
+    }
+
+    /// The two sockets and what is known of them.
     #[allow(clippy::cast_possible_truncation, reason = "a score is shown, not compared, from here on")]
-    pub(crate) fn established(self, desk: &Desk) -> Option<Established> {
-        let Phase::Reached(reached) = self.phase else { return None };
-        let Dialling { socket, table, choice, slot, since, .. } = *reached;
+    pub(crate) fn established(self, reached: Dialling, desk: &Desk) -> Established {
+        let took = reached.since.elapsed();
+        let connect_ms = took.as_secs_f64() * 1000.0;
+        self.remember(&reached, desk);
+        let Dialling { socket, table, choice, mut slot, .. } = reached;
+        let backend = Arc::clone(table.backend(choice.index));
+        slot.connected(connect_ms);
+        desk.pop.metrics.backend_connected(&backend.region, connect_ms);
         let record = Record {
             id: desk.pop.next_id(),
             listener: Arc::clone(self.open.listener()),
             client: self.client,
             via: self.via.map(Box::new),
-            backend: Arc::clone(table.backend(choice.index)),
+            backend,
             started: self.arrived,
             score: choice.score as f32,
             queue_us: micros(self.queued),
-            connect_us: micros(desk.now.saturating_duration_since(since)),
+            connect_us: micros(took),
             country: self.place.country,
             band: choice.band,
             attempts: self.attempts,
             affine: choice.affine,
         };
         let unchecked = self.unchecked;
-        Some(Established { client: self.socket, backend: socket, unchecked, record, slot, open: self.open })
+        Established { client: self.socket, backend: socket, unchecked, record, slot, open: self.open }
     }
 
     /// Turns the client away.

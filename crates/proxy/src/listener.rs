@@ -21,9 +21,11 @@ use crate::settings::ListenerSettings;
 use crate::socket::reset_on_close;
 
 /// Connections the kernel holds ready for us; it takes the smaller of this and net.core.somaxconn.
-const BACKLOG: i32 = 65_535;
+pub(crate) const BACKLOG: i32 = 65_535;
 /// How long the accept loop pauses when neither descriptors nor memory are to be had.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+/// Accepts that may fail one after the other before it pauses as well.
+const FAILED_AT_ONCE: u32 = 32;
 
 /// One listening address with what is remembered and counted for it, shared by all cores.
 pub(crate) struct Listener {
@@ -67,17 +69,21 @@ impl Listener {
 pub(crate) fn bind(settings: &ListenerSettings, cores: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
     // Ports shared by SO_REUSEPORT can be joined by any process of the same user: without this look, a second copy
     // started by mistake would take half of the clients instead of failing.
-    drop(open(settings, settings.bind, false)?);
-    let first = open(settings, settings.bind, true)?;
-    let address = first.local_addr()?;
-    let mut sockets = vec![first];
-    for _ in 1..cores {
-        sockets.push(open(settings, address, true)?);
+    drop(take(settings, settings.bind, false)?);
+    let mut address = settings.bind;
+    let mut sockets = Vec::with_capacity(cores);
+    for _ in 0..cores.max(1) {
+        let socket = take(settings, address, true)?;
+        socket.listen(BACKLOG)?;
+        let socket = StdListener::from(socket);
+        address = socket.local_addr()?;
+        sockets.push(socket);
     }
     Ok((address, sockets))
 }
 
-fn open(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::Result<StdListener> {
+/// A socket that has the address and does not listen yet.
+fn take(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -91,8 +97,7 @@ fn open(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::R
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(settings.user_timeout)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// A core's own socket of a listener.
@@ -127,7 +132,7 @@ impl Door {
     /// Descriptors or memory are short: the door is closed for a while, so that the loop neither dies nor spins.
     pub(crate) fn accept(&mut self, now: Instant) -> Result<Option<(OwnedFd, SocketAddr)>, Errno> {
         let Some(socket) = &self.socket else { return Ok(None) };
-        loop {
+        for attempt in 1.. {
             let error = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((client, Some(peer))) => match SocketAddr::try_from(peer) {
                     Ok(peer) => return Ok(Some((client, peer))),
@@ -144,11 +149,13 @@ impl Door {
                 self.listener.accepted.inc();
                 self.listener.count_refusal(Refusal::DescriptorsExhausted);
             }
-            if kind != AcceptError::Connection {
+            // What fails again and again is no error of one connection, whatever it is called.
+            if kind != AcceptError::Connection || attempt >= FAILED_AT_ONCE {
                 self.closed_until = Some(now + SHORTAGE_PAUSE);
                 return Err(error);
             }
         }
+        Ok(None)
     }
 
     /// Ends the pause, if there was one and it is over.

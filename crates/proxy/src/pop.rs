@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use edgeproxy_route::{GeoTable, Table};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::close::Close;
@@ -19,11 +20,12 @@ use crate::core::{self, Concerns, Mailbox, Order};
 use crate::drain::{Drain, LOOK_EVERY, Phase};
 use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
-use crate::record::{LiveConnection, Record, connection_id};
+use crate::record::{LiveConnection, Record, connection_number};
+use crate::relay::PIPE_DESCRIPTORS;
 use crate::settings::ProxySettings;
 
-/// Descriptors left for everything that is no client connection: listeners, checks, admin, logs, pipes.
-const RESERVED_DESCRIPTORS: u64 = 512;
+/// Descriptors left for everything that is no client connection, besides pipes: listeners, checks, admin, logs.
+const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// A running data plane.
 pub struct Pop {
@@ -44,6 +46,8 @@ pub struct Pop {
     open: AtomicUsize,
     max_connections: usize,
     next_id: AtomicU64,
+    /// A data-plane thread ended without being told to.
+    pub(crate) core_failed: Notify,
     /// Some listener has a queue: connections that end then look for waiting clients.
     queues: bool,
 }
@@ -101,7 +105,7 @@ impl Pop {
             listeners.push(listener);
         }
         let pop = Arc::new(Self {
-            max_connections: max_connections(settings.max_connections),
+            max_connections: max_connections(settings.max_connections, cores),
             queues: settings.listeners.iter().any(|listener| listener.queue > 0),
             settings,
             clock,
@@ -115,6 +119,7 @@ impl Pop {
             threads: Mutex::default(),
             open: AtomicUsize::new(0),
             next_id: AtomicU64::new(first_id()),
+            core_failed: Notify::new(),
         });
         for (number, sockets) in sockets.into_iter().enumerate() {
             let thread = core::start(Arc::clone(&pop), number, sockets)?;
@@ -167,8 +172,8 @@ impl Pop {
 
     /// Cuts the connection with this id. Returns whether there was one.
     pub fn cut_connection(&self, id: &str) -> bool {
-        let (id, region) = (id.to_owned(), self.settings.region.clone());
-        self.end(Close::Cut, move |record| connection_id(&region, record.id) == id) > 0
+        let number = connection_number(&self.settings.region, id);
+        number.is_some_and(|number| self.end(Close::Cut, move |record| record.id == number) > 0)
     }
 
     /// Cuts all connections to backends that `matches`. Returns how many there were.
@@ -196,6 +201,12 @@ impl Pop {
         for core in &self.cores {
             core.post(Order::Drain);
         }
+    }
+
+    /// Resolves when a data-plane thread has failed, which it has logged. Its share of the clients is not served any
+    /// more: only a new process repairs that.
+    pub async fn failed(&self) {
+        self.core_failed.notified().await;
     }
 
     /// Stops taking clients and waits for those that are there; at the deadline cuts the rest. Returns how many were cut.
@@ -264,13 +275,14 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The operator's number, or what the descriptor limit allows: two descriptors a connection.
-fn max_connections(set: usize) -> usize {
+/// The operator's number, or what the descriptor limit leaves: two descriptors a connection.
+fn max_connections(set: usize, cores: usize) -> usize {
     if set > 0 {
         return set;
     }
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(16)
+    let reserved = RESERVED_DESCRIPTORS + PIPE_DESCRIPTORS * cores as u64;
+    usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).max(16)
 }
 
 /// Ids go on where no earlier run of this machine was: milliseconds since 1970, and room for a million a millisecond.

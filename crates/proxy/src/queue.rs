@@ -1,6 +1,6 @@
 //! Clients that wait for a full app to have room: bounded, first come first served, across all cores.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
@@ -16,12 +16,18 @@ pub(crate) struct Queue {
     capacity: usize,
     /// Length of `waiting`, readable without the lock: every connection that ends looks at it.
     length: AtomicUsize,
-    waiting: Mutex<VecDeque<Waiting>>,
+    waiting: Mutex<Line>,
     gauge: Gauge,
 }
 
+/// Those who wait, by ticket.
+#[derive(Default)]
+struct Line {
+    waiting: BTreeMap<u64, Waiting>,
+    next_ticket: u64,
+}
+
 /// A waiting client: the connection, and the core to tell.
-#[derive(Clone)]
 struct Waiting {
     core: Arc<Mailbox>,
     token: Token,
@@ -30,7 +36,7 @@ struct Waiting {
 /// A place in the queue; leaves it when dropped.
 pub(crate) struct Place {
     queue: Arc<Queue>,
-    waiting: Waiting,
+    ticket: u64,
 }
 
 impl Queue {
@@ -45,37 +51,32 @@ impl Queue {
 
     /// Takes the last place, or `None` when the queue is full. The connection gets its turn through the mailbox.
     pub(crate) fn join(self: &Arc<Self>, core: &Arc<Mailbox>, token: Token) -> Option<Place> {
-        let waiting = Waiting { core: Arc::clone(core), token };
         let mut line = self.waiting.lock();
-        if line.len() >= self.capacity {
+        if line.waiting.len() >= self.capacity {
             return None;
         }
-        line.push_back(waiting.clone());
-        self.length.store(line.len(), SeqCst);
+        let ticket = line.next_ticket;
+        line.next_ticket += 1;
+        line.waiting.insert(ticket, Waiting { core: Arc::clone(core), token });
+        self.length.store(line.waiting.len(), SeqCst);
         self.gauge.inc();
-        Some(Place { queue: Arc::clone(self), waiting })
+        Some(Place { queue: Arc::clone(self), ticket })
     }
 
     /// There may be room: lets the head of the queue look.
     pub(crate) fn wake_head(&self) {
         if self.is_busy()
-            && let Some(head) = self.waiting.lock().front()
+            && let Some((_, head)) = self.waiting.lock().waiting.first_key_value()
         {
             head.core.post(Order::Turn(head.token));
         }
     }
 }
 
-impl Waiting {
-    fn is(&self, other: &Self) -> bool {
-        self.token == other.token && Arc::ptr_eq(&self.core, &other.core)
-    }
-}
-
 impl Place {
     /// Whether this is the head of the queue.
     pub(crate) fn is_head(&self) -> bool {
-        self.queue.waiting.lock().front().is_some_and(|head| head.is(&self.waiting))
+        self.queue.waiting.lock().waiting.first_key_value().is_some_and(|(ticket, _)| *ticket == self.ticket)
     }
 }
 
@@ -83,10 +84,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         {
             let mut line = self.queue.waiting.lock();
-            if let Some(at) = line.iter().position(|waiting| waiting.is(&self.waiting)) {
-                line.remove(at);
-            }
-            self.queue.length.store(line.len(), SeqCst);
+            line.waiting.remove(&self.ticket);
+            self.queue.length.store(line.waiting.len(), SeqCst);
         }
         self.queue.gauge.dec();
         // Whoever was woken for this place's sake, or for a second slot that came free meanwhile, is now the head.

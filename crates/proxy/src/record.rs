@@ -78,3 +78,9 @@ impl LiveConnection {
 pub(crate) fn connection_id(pop: &str, number: u64) -> String {
     format!("{pop}-{number:x}")
 }
+
+/// The numeric part of an id of this POP.
+pub(crate) fn connection_number(pop: &str, id: &str) -> Option<u64> {
+    let digits = id.strip_prefix(pop)?.strip_prefix('-')?;
+    u64::from_str_radix(digits, 16).ok()
+}

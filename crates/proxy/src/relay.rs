@@ -22,10 +22,16 @@ use crate::core::End;
 use crate::settings::ListenerSettings;
 use crate::socket::Socket;
 use direction::{Broken, Direction, Flow, Side};
+pub(crate) use pipe::PIPE_DESCRIPTORS;
 use pipe::Pipes;
 
 /// Size of the buffer that all connections of a core read into.
 const SCRATCH: usize = 64 * 1024;
+
+/// How long a side whose counterpart is gone may take nothing of what was left for it.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has received all.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 /// What a core lends to the relay it is working on.
 pub(crate) struct Workbench {
@@ -62,12 +68,34 @@ pub(crate) struct Relay {
     backend_done: bool,
     /// Who finished first.
     first_done: Option<Close>,
-    /// One side takes no more; what it had said before is still passed on, and then the connection ends for this reason.
-    ending: Option<Close>,
+    /// One side is gone; what it had said before is still passed on, and then the connection ends for this reason.
+    ending: Option<Box<Ending>>,
     /// Keepalive and user timeout are set.
     guarded: bool,
     /// When the last byte moved, or a side finished.
     last_moved: Instant,
+}
+
+/// What happens once a side is gone.
+struct Ending {
+    who: End,
+    close: Close,
+    /// When it was noticed, or the client last took something.
+    since: Instant,
+    /// What the client had yet to receive at the last look.
+    unacknowledged: usize,
+}
+
+impl Ending {
+    /// Whether the client has yet to receive what was sent to it.
+    fn receives(&mut self, client: &Socket, now: Instant) -> bool {
+        let left = client.unacknowledged();
+        if left < self.unacknowledged {
+            self.unacknowledged = left;
+            self.since = now;
+        }
+        left > 0
+    }
 }
 
 /// How it goes on with a relay.
@@ -121,8 +149,12 @@ impl Relay {
 
     /// Moves what can be moved both ways.
     pub(crate) fn advance(&mut self, bench: &mut Workbench, now: Instant) -> Next {
-        if let Some(close) = self.broken_after_finishing() {
-            return Next::Close(close);
+        for end in [End::Client, End::Backend] {
+            // Whether or not anything is to be read from it or written to it: else a connection whose other side does
+            // not read would outlive this one.
+            if let Some(error) = self.socket(end).take_error() {
+                self.is_gone(end, &error, now);
+            }
         }
         let mut next = Next::Wait;
         for from in [End::Client, End::Backend] {
@@ -133,16 +165,27 @@ impl Relay {
                 Ok(Flow::Blocked) => {}
                 Ok(Flow::Busy) => next = Next::GoOn,
                 Ok(Flow::Finished) => self.finished(from, now),
-                Err(broken) => match self.broken(from, &broken) {
-                    Some(close) => return Next::Close(close),
-                    // What the broken side had said before is yet to be passed on.
-                    None => next = Next::GoOn,
-                },
+                Err(broken) => {
+                    let culprit = broken.culprit(from);
+                    self.is_gone(culprit, &broken.error, now);
+                    if broken.side == Side::Source {
+                        self.finished(from, now);
+                    }
+                    // What the other had said before is yet to be passed on.
+                    next = Next::GoOn;
+                }
             }
         }
-        match (self.ending, self.first_done) {
+        match (&mut self.ending, self.first_done) {
             _ if self.inbound.is_untrusted_header() => Next::UntrustedHeader,
-            (Some(close), _) if self.client_done || self.backend_done => Next::Close(close),
+            (Some(ending), _) if ending.who == End::Client && self.client_done => Next::Close(ending.close),
+            // The reset that follows would throw away what the client has not received of an early answer.
+            (Some(ending), _) if ending.who == End::Backend && self.backend_done => {
+                match ending.receives(&self.client, now) {
+                    true => Next::Wait,
+                    false => Next::Close(ending.close),
+                }
+            }
             (None, Some(first)) if self.client_done && self.backend_done => Next::Close(first),
             _ => next,
         }
@@ -150,30 +193,29 @@ impl Relay {
 
     /// Whether there is anything to be moved in this direction, now or later.
     fn flows(&self, from: End) -> bool {
-        match from {
-            End::Client => {
-                !self.client_done && !matches!(self.ending, Some(Close::BackendReset | Close::BackendTimeout))
-            }
-            End::Backend => {
-                !self.backend_done && !matches!(self.ending, Some(Close::ClientReset | Close::ClientTimeout))
-            }
-        }
+        let done = match from {
+            End::Client => self.client_done,
+            End::Backend => self.backend_done,
+        };
+        !done && self.ending.as_ref().is_none_or(|ending| ending.who == from)
     }
 
     fn advance_from(&mut self, from: End, bench: &mut Workbench, now: Instant) -> Result<Flow, Broken> {
+        // Of a side that is gone, the end is no regular one: the other is told by a reset.
+        let (broken, undecided) = (self.ending.is_some(), self.inbound.is_undecided());
         let (direction, source, destination, last) = match from {
             End::Client => (&mut self.inbound, &mut self.client, &mut self.backend, self.backend_done),
             End::Backend => (&mut self.outbound, &mut self.backend, &mut self.client, self.client_done),
         };
         let before = direction.moved();
-        let flow = direction.advance(bench, source, destination, last);
+        let flow = direction.advance(bench, source, destination, last || broken);
         let moved = direction.moved() - before;
-        if moved > 0 {
-            self.last_moved = now;
-        }
         match from {
             End::Client => bench.moved.inbound += moved,
             End::Backend => bench.moved.outbound += moved,
+        }
+        if moved > 0 || self.inbound.is_undecided() != undecided {
+            self.last_moved = now;
         }
         flow
     }
@@ -193,27 +235,13 @@ impl Relay {
         self.last_moved = now;
     }
 
-    /// A direction broke. Returns how the connection ends, unless the other direction goes on to its end: a backend that
-    /// answers early and closes resets what is still being sent to it, and its answer waits to be read.
-    fn broken(&mut self, from: End, broken: &Broken) -> Option<Close> {
-        let culprit = match (from, broken.side) {
-            (End::Client, Side::Source) | (End::Backend, Side::Destination) => End::Client,
-            (End::Backend, Side::Source) | (End::Client, Side::Destination) => End::Backend,
-        };
-        let close = why(&broken.error, culprit);
-        if broken.side == Side::Source || close == Close::Error || self.ending.is_some() {
-            return Some(self.ending.unwrap_or(close));
-        }
-        self.ending = Some(close);
-        None
-    }
-
-    /// A side that has finished sending is not read any more: a reset of it shows as an error without a read.
-    fn broken_after_finishing(&mut self) -> Option<Close> {
-        if self.client_done && self.client.take_error().is_some() {
-            return Some(Close::ClientReset);
-        }
-        (self.backend_done && self.backend.take_error().is_some()).then_some(Close::BackendReset)
+    /// A side is gone. The first to go decides how the connection ends.
+    ///
+    /// Not at once: a backend that answers early and closes resets what is still being sent to it, and its answer waits
+    /// to be read.
+    fn is_gone(&mut self, who: End, error: &io::Error, now: Instant) {
+        let ending = || Box::new(Ending { who, close: why(error, who), since: now, unacknowledged: usize::MAX });
+        self.ending.get_or_insert_with(ending);
     }
 
     /// When the connection must end if nothing moves until then, and what that means.
@@ -225,7 +253,24 @@ impl Relay {
             .filter(|_| half_closed)
             .map(|timeout| (self.last_moved + timeout, Close::HalfCloseTimeout));
         let lifetime = settings.max_lifetime.map(|lifetime| (started + lifetime, Close::MaxLifetime));
-        [idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let ending = self.ending.as_ref().map(|ending| (ending.since.max(self.last_moved) + LAST_WORDS, ending.close));
+        [ending, idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// When to look again even if no socket has news.
+    pub(crate) fn look_at(&self, settings: &ListenerSettings, started: Instant, now: Instant) -> Option<Instant> {
+        let deadline = self.deadline(settings, started).map(|(at, _)| at);
+        // Nothing tells when the last byte was received.
+        let received = self.ending.as_ref().map(|_| now + LOOK_AGAIN);
+        let header = self.inbound.is_undecided().then(|| self.last_moved + settings.proxy_header_timeout);
+        [deadline, received, header].into_iter().flatten().min()
+    }
+
+    /// First bytes that begin like a header and do not go on are none.
+    pub(crate) fn settle_header(&mut self, settings: &ListenerSettings, now: Instant) {
+        if self.inbound.is_undecided() && now >= self.last_moved + settings.proxy_header_timeout {
+            self.inbound.settle_header();
+        }
     }
 
     /// Sets what only matters to connections that last: it would cost a short one six system calls.

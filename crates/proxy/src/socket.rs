@@ -14,6 +14,9 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 
+/// asm-generic/ioctls.h
+const TIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
+
 pub(crate) struct Socket {
     fd: OwnedFd,
     readable: bool,
@@ -22,16 +25,18 @@ pub(crate) struct Socket {
     finished: bool,
     /// An error is pending.
     broken: bool,
+    /// Urgent data has come once: reads stop short at its mark, and then there may be more.
+    urgent: bool,
 }
 
 impl Socket {
     /// What epoll has to watch for.
     pub(crate) const NEWS: EventFlags =
-        EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+        EventFlags::IN.union(EventFlags::PRI).union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
     /// A socket of which nothing is known yet.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, writable: false, finished: false, broken: false }
+        Self { fd, readable: false, writable: false, finished: false, broken: false, urgent: false }
     }
 
     /// Takes news from epoll.
@@ -42,6 +47,16 @@ impl Socket {
         self.finished |= finished || broken;
         self.readable |= news.contains(EventFlags::IN) || finished || broken;
         self.writable |= news.contains(EventFlags::OUT) || broken;
+        if news.contains(EventFlags::PRI) && !self.urgent {
+            self.urgent = true;
+            // A byte of the stream like any other: left out of it, telnet's commands would come apart.
+            let _: io::Result<()> = SockRef::from(&self.fd).set_out_of_band_inline(true);
+        }
+    }
+
+    /// Whether urgent data has come, which only a read gets past.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     pub(crate) fn is_writable(&self) -> bool {
@@ -61,7 +76,7 @@ impl Socket {
         let room = buffer.len();
         let read = self.read_with(|fd| rustix::net::recv(fd, &mut *buffer, RecvFlags::empty()).map(|(count, _)| count));
         if let Poll::Ready(Ok(count)) = read {
-            self.readable = count == room || self.finished;
+            self.readable = count == room || self.finished || self.urgent;
         }
         read
     }
@@ -123,6 +138,15 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Bytes that the other end has yet to acknowledge.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        // SAFETY: TIOCOUTQ, which for a socket is SIOCOUTQ, writes one int and nothing else (tcp(7)).
+        #[allow(unsafe_code, reason = "a system call without a wrapper")]
+        let count =
+            unsafe { rustix::ioctl::ioctl(&self.fd, rustix::ioctl::Getter::<TIOCOUTQ, std::ffi::c_int>::new()) };
+        count.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
     }
 
     /// Small writes leave at once from now on (TCP_NODELAY).

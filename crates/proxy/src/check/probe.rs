@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::dial::DialError;
 use crate::settings::{CheckKind, CheckSettings};
 
 /// Longest HTTP status line read.
@@ -24,6 +25,8 @@ const LONGEST_STATUS_LINE: usize = 1024;
 pub(super) enum ProbeError {
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("{0}")]
+    Connect(#[from] DialError),
     #[error("no result within {0:?}")]
     Timeout(Duration),
     #[error("HTTP status {0}")]
@@ -34,12 +37,19 @@ pub(super) enum ProbeError {
     Unexpected,
 }
 
+impl ProbeError {
+    /// Whether it says anything about the backend. A shortage of our own does not.
+    pub(super) fn blames_backend(&self) -> bool {
+        !matches!(self, Self::Connect(error) if !error.blames_backend())
+    }
+}
+
 /// Checks a backend. Returns how long connecting took.
 pub(super) async fn probe(check: &CheckSettings, backend: BackendAddr) -> Result<Duration, ProbeError> {
     let addr = SocketAddr::new(backend.0.ip(), check.port.unwrap_or(backend.0.port()));
     let checked = tokio::time::timeout(check.timeout, async {
         let started = Instant::now();
-        let stream = TcpStream::connect(addr).await?;
+        let stream = TcpStream::connect(addr).await.map_err(DialError::from)?;
         let connect = started.elapsed();
         stream.set_nodelay(true)?;
         match &check.kind {

@@ -1,8 +1,9 @@
 //! When to look at which connection again.
 //!
 //! A wheel: setting a timer and finding it due cost the same few nanoseconds however many there are. Nobody takes a
-//! timer back. It names a connection by its token, and when it is due for one that has ended, nothing happens. So that
-//! short connections do not leave long timers behind, a connection asks for a near look first (see `connection.rs`).
+//! timer back: it names a connection by its token, and when it is due for one that has ended, nothing happens. A
+//! connection asks for a near look first, so that short ones leave no far timers behind; those of others that have ended
+//! are swept out when they outnumber the living.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,6 +15,8 @@ use super::token::Token;
 const TICK: Duration = Duration::from_millis(16);
 /// Ticks on the wheel: 8 s, more than any wait of a client that is not served yet.
 const BUCKETS: u64 = 512;
+/// Far timers that are no burden, whomever they belong to: 24 KiB.
+const SWEPT_FROM: usize = 1024;
 
 pub(crate) struct Timers {
     zero: Instant,
@@ -76,6 +79,13 @@ impl Timers {
         }
     }
 
+    /// Drops far timers of connections that have ended, once there are many more of them than of `living` ones.
+    pub(crate) fn sweep(&mut self, living: usize, lives: impl Fn(Token) -> bool) {
+        if self.far.len() > 2 * living + SWEPT_FROM {
+            self.far.retain(|Reverse((_, token))| lives(*token));
+        }
+    }
+
     fn bucket(&mut self, tick: u64) -> &mut Vec<Token> {
         &mut self.wheel[slot(tick)]
     }
@@ -115,6 +125,20 @@ mod tests {
             let late = fired.unwrap().checked_sub(Duration::from_millis(wait)).expect("not early");
             assert!(late <= TICK, "{wait} ms was {late:?} late");
         }
+    }
+
+    #[test]
+    fn far_timers_of_the_dead_are_swept_out() {
+        let zero = Instant::now();
+        let mut timers = Timers::new(zero);
+        for serial in 0..100_000 {
+            timers.set(zero + Duration::from_secs(3600), token(serial));
+            timers.sweep(10, |token| token.serial < 10);
+            assert!(timers.far.len() <= 20 + SWEPT_FROM + 1);
+        }
+        let mut due = Vec::new();
+        timers.take_due(zero + Duration::from_secs(3601), &mut due);
+        assert!((0..10).all(|serial| due.contains(&token(serial))), "the living keep theirs");
     }
 
     #[test]

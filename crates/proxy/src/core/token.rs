@@ -1,10 +1,18 @@
 //! Names for the connections of a core.
 
-/// The two sockets of a connection.
+/// A side of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
     Client,
     Backend,
+}
+
+/// A socket of a connection. Each backend that was dialled has its own number, so that late news of one that failed are
+/// not taken for news of the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Source {
+    Client,
+    Backend { attempt: u8 },
 }
 
 /// One connection of a core. Its place is given to others later; the serial tells them apart, so that news which come
@@ -15,10 +23,13 @@ pub(crate) struct Token {
     pub(crate) serial: u32,
 }
 
+/// Room for the client and eight attempts; 28 bits are left for the index.
+const SOURCE_BITS: u32 = 4;
+
 /// What an epoll event is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Subject {
-    Connection(Token, End),
+    Connection(Token, Source),
     /// A listening socket, by its number in this core.
     Door(u32),
     /// Another thread has left orders.
@@ -28,25 +39,30 @@ pub(crate) enum Subject {
 impl Subject {
     /// Serial of what is no connection.
     const RESERVED: u32 = 0;
-    const MAILBOX: u32 = u32::MAX >> 1;
+    const MAILBOX: u32 = u32::MAX >> SOURCE_BITS;
 
-    /// As the number that epoll keeps: serial, index, and one bit for the end.
+    /// As the number that epoll keeps: serial, index, source.
     pub(crate) fn encode(self) -> u64 {
-        let (serial, index, end) = match self {
-            Self::Connection(token, end) => (token.serial, token.index, u64::from(end == End::Backend)),
+        let (serial, index, source) = match self {
+            Self::Connection(token, Source::Client) => (token.serial, token.index, 0),
+            Self::Connection(token, Source::Backend { attempt }) => (token.serial, token.index, attempt),
             Self::Door(number) => (Self::RESERVED, number, 0),
             Self::Mailbox => (Self::RESERVED, Self::MAILBOX, 0),
         };
-        u64::from(serial) << 32 | u64::from(index) << 1 | end
+        u64::from(serial) << 32 | u64::from(index) << SOURCE_BITS | u64::from(source)
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "takes the number apart")]
     pub(crate) fn decode(data: u64) -> Self {
-        let (serial, index) = ((data >> 32) as u32, (data as u32) >> 1);
+        let (serial, index) = ((data >> 32) as u32, (data as u32) >> SOURCE_BITS);
+        let source = match (data as u8) & ((1 << SOURCE_BITS) - 1) {
+            0 => Source::Client,
+            attempt => Source::Backend { attempt },
+        };
         match (serial, index) {
             (Self::RESERVED, Self::MAILBOX) => Self::Mailbox,
             (Self::RESERVED, number) => Self::Door(number),
-            _ => Self::Connection(Token { index, serial }, if data & 1 == 1 { End::Backend } else { End::Client }),
+            _ => Self::Connection(Token { index, serial }, source),
         }
     }
 }
@@ -73,8 +89,9 @@ mod tests {
     fn a_subject_survives_the_kernel() {
         let token = Token { index: 70_000, serial: u32::MAX };
         for subject in [
-            Subject::Connection(token, End::Client),
-            Subject::Connection(token, End::Backend),
+            Subject::Connection(token, Source::Client),
+            Subject::Connection(token, Source::Backend { attempt: 1 }),
+            Subject::Connection(token, Source::Backend { attempt: 8 }),
             Subject::Door(3),
             Subject::Mailbox,
         ] {

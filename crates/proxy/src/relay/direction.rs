@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use super::Workbench;
 use super::pipe::{Pipe, SPLICE_AT, SPLICE_WHILE};
+use crate::core::End;
 use crate::proxy_header::{self, Start};
 use crate::socket::Socket;
 
@@ -32,6 +33,14 @@ impl Broken {
 
     fn destination(error: io::Error) -> Self {
         Self { side: Side::Destination, error }
+    }
+
+    /// Whose error it is, in the direction that comes from this end.
+    pub(super) fn culprit(&self, from: End) -> End {
+        match (from, self.side) {
+            (End::Client, Side::Source) | (End::Backend, Side::Destination) => End::Client,
+            (End::Backend, Side::Source) | (End::Client, Side::Destination) => End::Backend,
+        }
     }
 }
 
@@ -113,7 +122,7 @@ impl Direction {
                 }
                 return Ok(Flow::Finished);
             }
-            let more = match self.bulk {
+            let more = match self.bulk && !source.is_urgent() {
                 true => self.fill_pipe(bench, source)?,
                 false => self.copy(bench, source, destination)?,
             };
@@ -198,9 +207,10 @@ impl Direction {
         let filled = pipe.fill(source);
         let Poll::Ready(Ok(count @ 1..)) = filled else {
             bench.pipes.give_back(pipe);
-            let Poll::Ready(ended) = filled else { return Ok(Poll::Pending) };
-            ended.map_err(Broken::source)?;
-            self.finished = true;
+            let Poll::Ready(nothing) = filled else { return Ok(Poll::Pending) };
+            nothing.map_err(Broken::source)?;
+            // Only a read tells the end from urgent data.
+            self.bulk = false;
             return Ok(Poll::Ready(()));
         };
         self.bulk = count >= SPLICE_WHILE;
@@ -223,8 +233,13 @@ impl Direction {
         self.held = Some(Box::new(Held::Bytes { bytes: first, sent: 0 }));
     }
 
-    /// The source finished within what could have become a header: it is none.
-    fn settle_header(&mut self) {
+    /// Bytes are held back because they may be the beginning of a header.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.header == HeaderCheck::Open && self.held.is_some()
+    }
+
+    /// What could have become a header did not: the source finished within it, or has taken too long.
+    pub(super) fn settle_header(&mut self) {
         if self.header == HeaderCheck::Open {
             self.header = HeaderCheck::Passed;
         }

@@ -6,6 +6,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -20,27 +23,49 @@ pub(super) const SPLICE_WHILE: usize = 16 * 1024;
 const PIPE_BYTES: usize = 1024 * 1024;
 /// Idle pipes a core keeps. Each is two descriptors and no memory.
 const KEPT: usize = 16;
+/// Pipes a core has at most, so that slow readers in bulk hold 64 MB of pages and not more: beyond, bytes are copied.
+const MOST: usize = 64;
+/// Descriptors that the pipes of a core take at most.
+pub(crate) const PIPE_DESCRIPTORS: u64 = 2 * MOST as u64;
 
-/// The empty pipes of a core.
-#[derive(Default)]
-pub(crate) struct Pipes(Vec<Pipe>);
+/// The pipes of a core.
+pub(crate) struct Pipes {
+    empty: Vec<Pipe>,
+    /// How many there are, those in use included.
+    count: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self { empty: Vec::new(), count: Arc::default(), most: MOST }
+    }
+}
 
 impl Pipes {
-    /// A pipe from the pool, or a new one; `None` where descriptors are short.
+    /// A pipe from the pool, or a new one; `None` where there are enough, or descriptors are short.
     pub(super) fn take(&mut self) -> Option<Pipe> {
-        if let Some(pipe) = self.0.pop() {
+        if let Some(pipe) = self.empty.pop() {
             return Some(pipe);
         }
+        let count = self.count.load(Relaxed);
+        if count >= self.most {
+            return None;
+        }
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        // Beyond a per-user quota the kernel keeps the default size: slower, not wrong.
-        let _ = fcntl_setpipe_size(&into, PIPE_BYTES);
-        Some(Pipe { out, into, bytes: 0 })
+        if fcntl_setpipe_size(&into, PIPE_BYTES).is_err() {
+            // The user's quota (fs.pipe-user-pages-soft) is used up. Small pipes are slower than copying.
+            self.most = count;
+            return None;
+        }
+        self.count.fetch_add(1, Relaxed);
+        Some(Pipe { out, into, bytes: 0, count: Arc::clone(&self.count) })
     }
 
     /// Takes an empty pipe back; one with bytes in it (of a connection that broke) is closed.
     pub(super) fn give_back(&mut self, pipe: Pipe) {
-        if pipe.is_empty() && self.0.len() < KEPT {
-            self.0.push(pipe);
+        if pipe.is_empty() && self.empty.len() < KEPT {
+            self.empty.push(pipe);
         }
     }
 }
@@ -49,6 +74,14 @@ pub(super) struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
     bytes: usize,
+    /// Of all pipes of the core.
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Pipe {
@@ -56,7 +89,8 @@ impl Pipe {
         self.bytes == 0
     }
 
-    /// Moves what the source has into the (empty) pipe. Ready with 0 when the source has finished.
+    /// Moves what the source has into the (empty) pipe. Ready with 0 when nothing more comes this way: the source has
+    /// finished, or urgent data is in the way.
     pub(super) fn fill(&mut self, source: &mut Socket) -> Poll<io::Result<usize>> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         let moved = source.read_with(|source| splice(source, None, &self.into, None, PIPE_BYTES, flags));
