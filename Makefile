@@ -1,7 +1,7 @@
 # The one entry for every habit; CI calls the same targets.
 #
-#   make demo    see the product: ten regions on this machine, no root needed once the packages are there
-#   make test    everything CI checks
+#   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root
+#   make test    everything CI checks; installs the packages below, builds cargo-deny, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
 
 CARGO ?= cargo

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use edgeproxy_route::{
-    Affinity, AffinityKey, Backend, Choice, ClientAddr, Country, Exclusions, Moment, NoRoute, OutlierPolicy, Place,
-    Policy, RawBackend, Regions, Request, Reservation, Slot, SlotKey, StatePool, Table, TableBuilder,
+    Affinity, AffinityKey, Backend, BackendAddr, Choice, ClientAddr, Country, Exclusions, Moment, NoRoute,
+    OutlierPolicy, Place, Policy, RawBackend, Regions, Request, Reservation, Slot, SlotKey, StatePool, Table,
+    TableBuilder,
 };
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -86,6 +87,9 @@ struct Visit {
 /// What is known of one backend in the time it owned its slot.
 #[derive(Default)]
 struct Known {
+    addr: Option<BackendAddr>,
+    /// How often it has moved to another address.
+    moves: u32,
     down: bool,
     ejected: bool,
     until: u64,
@@ -100,6 +104,8 @@ struct Held {
     client: u8,
     trial: bool,
     connected: bool,
+    /// The backend's moves when it was taken.
+    moves: u32,
     tried: Exclusions,
 }
 
@@ -279,6 +285,11 @@ impl World {
                     self.known.entry(key.slot()).or_default().push(known);
                 }
             }
+            let known = self.known_mut(key);
+            if known.addr.replace(backend.addr).is_some_and(|former| former != backend.addr) {
+                // Nothing that was learnt at the former address counts; checks are told apart.
+                *known = Known { addr: known.addr, moves: known.moves + 1, down: known.down, ..Known::default() };
+            }
             let stranger = self.held.iter().find(|held| held.key.slot() == key.slot() && held.id != backend.id);
             assert!(stranger.is_none(), "a slot was given away with connections open");
         }
@@ -332,8 +343,9 @@ impl World {
         assert!(of_this < chosen.limits.hard as usize, "{:?} has {of_this} of {}", chosen.id, chosen.limits.hard);
         let known = self.known(key);
         let trial = known.ejected && !known.down && !choice.forced;
+        let moves = known.moves;
         let (id, client) = (chosen.id.clone(), visit.client);
-        self.held.push(Held { reservation, id, key, client, trial, connected: false, tried });
+        self.held.push(Held { reservation, id, key, client, trial, connected: false, moves, tried });
     }
 
     fn check_choice(&self, request: &Request<'_>, chosen: Result<Choice, NoRoute>) {
@@ -413,12 +425,15 @@ impl World {
         }
         let held = &mut self.held[of(&waiting, number)];
         let returned = held.reservation.connected(1.0, &policy(), now);
-        assert_eq!(returned, held.trial);
+        let (key, client, trial, moves) = (held.key, held.client, held.trial, held.moves);
         held.connected = true;
         held.trial = false;
-        let (key, client) = (held.key, held.client);
         let known = self.known_mut(key);
-        known.failures = 0;
+        let counts = moves == known.moves;
+        assert_eq!(returned, trial && counts);
+        if counts {
+            known.failures = 0;
+        }
         if returned {
             (known.ejected, known.ejections) = (false, 0);
         }
@@ -430,12 +445,14 @@ impl World {
         if waiting.is_empty() {
             return;
         }
-        let Held { reservation, key, trial, mut tried, .. } = self.held.swap_remove(of(&waiting, number));
+        let Held { reservation, key, trial, moves, mut tried, .. } = self.held.swap_remove(of(&waiting, number));
         let (now, policy) = (self.now, policy());
         let known = self.known_mut(key);
-        known.failures += 1;
         let mut expected = None;
-        if trial || known.failures >= policy.consecutive_failures {
+        // What began before an ejection, or went to a former address, says nothing new.
+        let counts = moves == known.moves && (trial || !known.ejected);
+        known.failures += u32::from(counts);
+        if counts && (trial || known.failures >= policy.consecutive_failures) {
             let pause = (policy.base_pause * (1 << known.ejections.min(16))).min(policy.max_pause);
             known.failures = 0;
             known.ejections += 1;

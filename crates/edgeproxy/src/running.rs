@@ -148,9 +148,7 @@ impl Running {
 }
 
 /// Runs what takes long on a thread of its own: health, heartbeats and checks, whose times are measured, share this one.
-async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
@@ -169,7 +167,7 @@ fn build_table(
         has_country,
         states: Arc::clone(states),
     };
-    let table = builder.build(backends)?;
+    let table = builder.build(backends).map_err(|error| error.to_string())?;
     let unknown = table.unknown_regions();
     if !unknown.is_empty() {
         tracing::warn!(

@@ -36,6 +36,8 @@ pub(crate) fn open_connection_log(settings: &LogSettings) -> io::Result<Option<B
         ConnectionLog::Stdout => Some(Box::new(io::stdout())),
         ConnectionLog::Stderr => Some(Box::new(io::stderr())),
         // It tells who was here: nobody's business but the owner's and the group's.
-        ConnectionLog::File(path) => Some(Box::new(OpenOptions::new().create(true).append(true).mode(0o640).open(path)?)),
+        ConnectionLog::File(path) => {
+            Some(Box::new(OpenOptions::new().create(true).append(true).mode(0o640).open(path)?))
+        }
     })
 }

@@ -139,7 +139,7 @@ fn apps_and_regions_that_lead_nowhere_are_noted() {
         notes,
         [
             "note: listener[0] is for app \"wbe\", which no backend has",
-            "note: backends are in region \"attic\", of which nothing is known: declare it by [[routing.region]]",
+            "note: nothing is known of region \"attic\", so it comes last wherever distance decides; declare it by [[routing.region]] in the configuration, or use the code of a built-in one",
         ]
     );
 }
@@ -160,4 +160,17 @@ fn a_reader_that_goes_away_is_no_mistake() {
         Command::new("bash").args(["-c", &format!("set -o pipefail; {command}")]).current_dir(&folder).output();
     let output = output.unwrap();
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
+
+#[test]
+fn a_connection_log_that_cannot_be_written_is_told() {
+    let folder = folder_with(&[("b1", 8080)]);
+    for (log, ok) in [("nowhere/connections.log", false), (".", false), ("connections.log", true)] {
+        let variables = [("EDGEPROXY_REGION", "fra"), ("EDGEPROXY_LOG_CONNECTIONS", log)];
+        let output = check(folder.path(), &["--json"], &variables);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((report["ok"] == true, output.status.code()), (ok, Some(i32::from(!ok))), "{log}: {report}");
+        assert_eq!(report["connection_log_error"].is_null(), ok, "{log}: {report}");
+    }
+    assert!(!folder.path().join("connections.log").exists(), "nothing is made");
 }

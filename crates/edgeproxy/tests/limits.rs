@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use edgeproxy_route::RawBackend;
-use edgeproxy_world::{Backend, Behaviour, Client, LONG, Pop, Site, eventually, row};
+use edgeproxy_world::{Backend, Behaviour, LONG, eventually, row};
 
 #[path = "support/pool.rs"]
 mod pool;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use edgeproxy_route::RawBackend;
-use edgeproxy_world::{Backend, Behaviour, Client, Ending, Pop, Site, row};
+use edgeproxy_world::{Backend, Behaviour, Client, Ending, row};
 
 #[path = "support/pool.rs"]
 mod pool;

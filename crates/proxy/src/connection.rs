@@ -29,6 +29,7 @@ pub(crate) struct Connection {
     stage: Stage,
 }
 
+#[allow(clippy::large_enum_variant, reason = "relays are the many, and last")]
 enum Stage {
     /// Boxed, so that a relay that runs for hours does not carry the room that a few milliseconds needed.
     Errand(Box<Errand>),

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use arc_swap::ArcSwap;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -83,8 +82,7 @@ pub struct Metrics {
     table_backends: Gauge,
     table_rejected_rows: Gauge,
     geo_reloads: Family<ByResult, Counter>,
-    /// 1 while ready.
-    pub(crate) ready: Gauge<i64, AtomicI64>,
+    ready: Gauge,
 }
 
 impl Metrics {
@@ -170,6 +168,11 @@ impl Metrics {
     /// A routing table could not be loaded; the last good one serves on.
     pub fn table_failed(&self) {
         self.table_reloads.get_or_create(&ByResult { result: "error" }).inc();
+    }
+
+    /// Whether clients should be sent here, as the balancers in front are told.
+    pub fn ready(&self, ready: bool) {
+        self.ready.set(ready.into());
     }
 
     /// The geo table was replaced, or could not be.

@@ -125,7 +125,6 @@ impl Pop {
             let thread = core::start(Arc::clone(&pop), number, sockets)?;
             pop.threads.lock().push(thread);
         }
-        pop.metrics.ready.set(1);
         Ok(pop)
     }
 
@@ -211,7 +210,6 @@ impl Pop {
 
     /// Stops taking clients and waits for those that are there; at the deadline cuts the rest. Returns how many were cut.
     pub async fn drain(&self, within: Duration) -> usize {
-        self.metrics.ready.set(0);
         self.advance_drain(Phase::Unready);
         tokio::time::sleep(self.settings.drain_delay).await;
         self.advance_drain(Phase::Draining);

@@ -94,7 +94,6 @@ fn clients() -> [Place; 4] {
 fn decide(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
     let tried = Exclusions::default();
     let clients = clients();
-    let mut random = 0_u64;
     // Connections come and go, so that loads differ as they do in service.
     let now = Moment::from_millis(1_000);
     let mut held = Vec::new();
@@ -114,6 +113,12 @@ fn decide(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
             held.extend(table.reserve(&choice, now));
         }
     }
+    ask(bencher, table, policy);
+}
+
+fn ask(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
+    let (tried, clients, now) = (Exclusions::default(), clients(), Moment::from_millis(1_000));
+    let mut random = 0_u64;
     bencher.bench_local(|| {
         random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let place = clients[usize::try_from(random >> 62).expect("two bits")];
@@ -136,6 +141,22 @@ fn geo_policy_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
 #[divan::bench(args = COUNTS)]
 fn score_policy(bencher: Bencher<'_, '_>, backends: usize) {
     decide(bencher, &table(backends, false), Policy::Score);
+}
+
+#[divan::bench(args = COUNTS)]
+fn score_policy_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
+    decide(bencher, &table(backends, true), Policy::Score);
+}
+
+#[divan::bench(args = COUNTS)]
+fn latency_policy_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
+    decide(bencher, &table(backends, true), Policy::Latency);
+}
+
+/// All idle, and so all alike: everybody takes part in the draw.
+#[divan::bench(args = COUNTS)]
+fn idle_and_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
+    ask(bencher, &table(backends, true), Policy::Geo);
 }
 
 #[divan::bench(args = COUNTS)]

@@ -26,7 +26,7 @@ impl fmt::Display for BackendAddr {
 }
 
 /// How much a backend takes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub struct Limits {
     /// Share of the load beside its neighbours; 0 drains: no new client.
     pub weight: u32,

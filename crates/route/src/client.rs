@@ -19,6 +19,11 @@ impl ClientAddr {
         self.0.ip()
     }
 
+    /// Address and port.
+    pub fn socket_addr(self) -> SocketAddr {
+        self.0
+    }
+
     /// What affinity remembers this client by.
     pub fn affinity_key(self) -> AffinityKey {
         AffinityKey::of(self.ip())

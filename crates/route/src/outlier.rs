@@ -152,7 +152,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_that_of_all_connects_however_many_there_are() {
-        let policy = OutlierPolicy { consecutive_failures: 0, window: Duration::from_secs(3600), ..OutlierPolicy::default() };
+        let policy =
+            OutlierPolicy { consecutive_failures: 0, window: Duration::from_secs(3600), ..OutlierPolicy::default() };
         let run = FailureRun::default();
         for n in 0..400_000 {
             if n % 10 == 0 {

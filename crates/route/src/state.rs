@@ -7,8 +7,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::ops::Range;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -75,6 +76,11 @@ impl Word {
         generation << (Self::GENERATION_SHIFT - 32)
     }
 
+    /// Whether the slot is still that of the backend with this [`Self::in_service_half`].
+    pub(crate) fn is_of(self, in_service_half: u32) -> bool {
+        Self::in_service_half(self.generation()) == in_service_half
+    }
+
     /// The next owner's first word.
     fn next_owner(self) -> u64 {
         ((self.0 >> Self::GENERATION_SHIFT) + 1) << Self::GENERATION_SHIFT
@@ -83,6 +89,11 @@ impl Word {
     #[allow(clippy::cast_possible_truncation, reason = "the low half is the count")]
     pub(crate) fn connections(self) -> u32 {
         self.0 as u32
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "32 bits are left")]
+    pub(crate) fn upper_half(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 
     pub(crate) fn is_down(self) -> bool {
@@ -233,8 +244,7 @@ impl StatePool {
         let take_retired = |retired: &mut VecDeque<(String, Owner)>, fresh: &mut Vec<Slot>, most: usize| {
             let wanted = count.min(fresh.len() + most);
             retired.retain(|(id, owner)| {
-                let taken =
-                    fresh.len() < wanted && !named.contains(id.as_str()) && self.pass_on(owner.slot);
+                let taken = fresh.len() < wanted && !named.contains(id.as_str()) && self.pass_on(owner.slot);
                 if taken {
                     fresh.push(owner.slot);
                 }
@@ -322,40 +332,56 @@ impl StatePool {
         &self.chunk(slot).details[slot.index() % CHUNK]
     }
 
-    /// Reads the words of many backends; quickest where their slots follow one another.
-    pub(crate) fn read_words(&self, slots: &[Slot], words: &mut [u64]) {
-        self.read(slots, words, |chunk| &chunk.words, |word| word.load(Relaxed));
+    /// Reads the connections of many backends. Returns whether the upper half of any word is another than that of a
+    /// backend in service, as `in_service` has them.
+    pub(crate) fn read_connections(&self, slots: &[Slot], in_service: &[u32], connections: &mut [u32]) -> bool {
+        fn take<'a>(words: impl Iterator<Item = &'a AtomicU64>, in_service: &[u32], connections: &mut [u32]) -> bool {
+            let mut odd = 0;
+            for ((word, in_service), connections) in words.zip(in_service).zip(connections) {
+                let word = Word(word.load(Relaxed));
+                *connections = word.connections();
+                odd |= word.upper_half() ^ in_service;
+            }
+            odd != 0
+        }
+        match self.run(slots) {
+            Some((chunk, run)) => take(chunk.words[run].iter(), in_service, connections),
+            None => take(self.each_of(slots).map(|(chunk, at)| &chunk.words[at]), in_service, connections),
+        }
     }
 
-    /// Reads the round trips of many backends, packed.
-    pub(crate) fn read_round_trips(&self, slots: &[Slot], trips: &mut [u64]) {
-        self.read(slots, trips, |chunk| &chunk.round_trips, RoundTrip::packed);
+    /// Reads the round trips of many backends: the averages in ms, and the stamps of their last samples.
+    pub(crate) fn read_round_trips(&self, slots: &[Slot], averages: &mut [f32], stamps: &mut [u32]) {
+        let take = |((trip, average), stamp): ((&RoundTrip, &mut f32), &mut u32)| {
+            (*average, *stamp) = trip.average_and_stamp();
+        };
+        if let Some((chunk, run)) = self.run(slots) {
+            chunk.round_trips[run].iter().zip(averages).zip(stamps).for_each(take);
+        } else {
+            let trips = self.each_of(slots).map(|(chunk, at)| &chunk.round_trips[at]);
+            trips.zip(averages).zip(stamps).for_each(take);
+        }
     }
 
-    fn read<T>(
-        &self,
-        slots: &[Slot],
-        values: &mut [u64],
-        row: impl Fn(&Chunk) -> &[T; CHUNK],
-        load: impl Fn(&T) -> u64,
-    ) {
-        let (Some(&first), Some(&last)) = (slots.first(), slots.last()) else { return };
-        let (number, start) = (first.index() / CHUNK, first.index() % CHUNK);
-        let mut chunk = self.chunk(first);
-        // Slots ascend, so that this many in so short a stretch leave no gap.
-        if last.index() - first.index() + 1 == slots.len() && last.index() / CHUNK == number {
-            for (value, cell) in values.iter_mut().zip(&row(chunk)[start..start + slots.len()]) {
-                *value = load(cell);
+    /// Slots that follow one another within a chunk, as those of neighbours do until the table has changed much.
+    fn run(&self, slots: &[Slot]) -> Option<(&Chunk, Range<usize>)> {
+        let (first, last) = (slots.first()?.index(), slots.last()?.index());
+        // They ascend, so that this many in so short a stretch leave no gap.
+        let is_run = last - first + 1 == slots.len() && last / CHUNK == first / CHUNK;
+        let start = first % CHUNK;
+        is_run.then(|| (self.chunk(slots[0]), start..start + slots.len()))
+    }
+
+    /// Where each of these is, of which there is at least one.
+    fn each_of<'a>(&'a self, slots: &'a [Slot]) -> impl Iterator<Item = (&'a Chunk, usize)> {
+        let mut known = (slots[0].index() / CHUNK, self.chunk(slots[0]));
+        slots.iter().map(move |slot| {
+            let number = slot.index() / CHUNK;
+            if number != known.0 {
+                known = (number, self.chunk(*slot));
             }
-            return;
-        }
-        let mut at = number;
-        for (value, slot) in values.iter_mut().zip(slots) {
-            if slot.index() / CHUNK != at {
-                (chunk, at) = (self.chunk(*slot), slot.index() / CHUNK);
-            }
-            *value = load(&row(chunk)[slot.index() % CHUNK]);
-        }
+            (known.1, slot.index() % CHUNK)
+        })
     }
 
     pub(crate) fn word(&self, slot: Slot) -> Word {
@@ -464,6 +490,7 @@ impl Reservation {
         let detail = self.pool.detail(self.slot);
         detail.served.fetch_add(1, Relaxed);
         if self.is_of_former_address() {
+            self.end_trial();
             return false;
         }
         self.pool.round_trip(self.slot).observe(millis, now);
@@ -494,6 +521,12 @@ impl Reservation {
         Some(pause)
     }
 
+    fn end_trial(&mut self) {
+        if std::mem::take(&mut self.trial) {
+            self.pool.mark(self.slot, Word::TRIAL, false);
+        }
+    }
+
     /// Whether the backend has moved since: what this connection met is no longer there.
     fn is_of_former_address(&self) -> bool {
         self.pool.detail(self.slot).moves.load(Relaxed) != self.moves
@@ -502,11 +535,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let word = self.pool.atomic(self.slot);
-        if self.trial {
-            word.fetch_and(!Word::TRIAL, AcqRel);
-        }
-        word.fetch_sub(1, AcqRel);
+        self.end_trial();
+        self.pool.atomic(self.slot).fetch_sub(1, AcqRel);
     }
 }
 
@@ -514,10 +544,27 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    fn assign(pool: &StatePool, ids: &[&str]) -> Vec<SlotKey> {
+        assign_at(pool, ids, "10.0.0.1:80").unwrap()
+    }
+
+    fn assign_at(pool: &StatePool, ids: &[&str], addr: &str) -> Result<Vec<SlotKey>, NoSlots> {
+        let addr = addr.parse().unwrap();
+        pool.assign(&ids.iter().map(|id| Applicant { id, addr }).collect::<Vec<_>>())
+    }
+
     fn pool(ids: &[&str]) -> (Arc<StatePool>, Vec<SlotKey>) {
         let pool = Arc::new(StatePool::default());
-        let keys = pool.assign(ids.iter().copied()).unwrap();
+        let keys = assign(&pool, ids);
         (pool, keys)
+    }
+
+    fn names(prefix: &str, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{prefix}{n}")).collect()
+    }
+
+    fn refs(names: &[String]) -> Vec<&str> {
+        names.iter().map(String::as_str).collect()
     }
 
     const T0: Moment = Moment::from_millis(0);
@@ -542,13 +589,13 @@ mod tests {
     fn counts_survive_a_reload_and_an_absence() {
         let (pool, keys) = pool(&["a", "b"]);
         let held = pool.reserve(keys[0], 9, T0, false).unwrap();
-        let again = pool.assign(["b", "a"].into_iter()).unwrap();
+        let again = assign(&pool, &["b", "a"]);
         assert_eq!(again[1], keys[0]);
         assert_eq!(pool.connections(again[1].slot), 1);
 
         // "a" leaves with a connection still open and comes back: it is still counted.
-        pool.assign(["b"].into_iter()).unwrap();
-        let back = pool.assign(["b", "a"].into_iter()).unwrap();
+        assign(&pool, &["b"]);
+        let back = assign(&pool, &["b", "a"]);
         assert_eq!(back[1], keys[0]);
         assert_eq!(pool.connections(back[1].slot), 1);
         drop(held);
@@ -557,16 +604,96 @@ mod tests {
     #[test]
     fn a_slot_is_passed_on_when_empty_and_never_to_holders_of_an_older_table() {
         let pool = Arc::new(StatePool::default());
-        let names: Vec<String> = (0..=KEPT_RETIRED).map(|n| format!("old{n}")).collect();
-        let old = pool.assign(names.iter().map(String::as_str)).unwrap();
+        let old = assign(&pool, &refs(&names("old", KEPT_RETIRED + 1)));
         let held = pool.reserve(old[0], 9, T0, false).unwrap();
-        let new = pool.assign(["new"].into_iter()).unwrap();
+        let meanwhile = assign(&pool, &["meanwhile"]);
+        assert!(old.iter().all(|key| key.slot != meanwhile[0].slot), "the table before serves until this one is ready");
+        let new = assign(&pool, &["meanwhile", "new"])[1..].to_vec();
         let former = old.iter().find(|key| key.slot == new[0].slot).expect("an old slot is reused");
         assert_ne!(former.slot, old[0].slot, "one with a connection is not");
         assert!(pool.reserve(*former, 9, T0, false).is_none(), "the former owner has no claim on it");
         pool.set_down(*former, true);
         assert!(pool.reserve(new[0], 9, T0, false).is_some());
         drop(held);
+    }
+
+    #[test]
+    fn who_left_first_is_the_first_to_lose_its_slot() {
+        let (pool, first) = pool(&["first"]);
+        let second = assign(&pool, &["second"]);
+        assign(&pool, &refs(&names("third", KEPT_RETIRED)));
+        assign(&pool, &[]);
+        assert_eq!(assign(&pool, &["a"])[0].slot, first[0].slot);
+        assert_eq!(assign(&pool, &["a", "b"])[1].slot, second[0].slot);
+    }
+
+    #[test]
+    fn a_slot_passed_on_begins_anew() {
+        let (pool, old) = pool(&["old"]);
+        let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
+        let mut served = pool.reserve(old[0], 9, T0, false).unwrap();
+        served.connected(5.0, &policy, T0);
+        drop(served);
+        assert!(pool.reserve(old[0], 9, T0, false).unwrap().failed(&policy, T0).is_some());
+        pool.set_down(old[0], true);
+        assign(&pool, &refs(&names("other", KEPT_RETIRED)));
+        assign(&pool, &[]);
+        let new = assign(&pool, &["new"])[0];
+        assert_eq!(new.slot, old[0].slot);
+        assert_ne!(new.generation, old[0].generation);
+        assert!(!pool.is_down(new.slot) && !pool.is_ejected(new.slot));
+        assert_eq!((pool.served(new.slot), pool.round_trip_ms(new.slot)), (0, None));
+    }
+
+    #[test]
+    fn a_load_that_does_not_fit_changes_nothing() {
+        let half = StatePool::CAPACITY / 2 + 1;
+        let (old, new) = (names("old", half), names("new", half));
+        let (pool, keys) = pool(&refs(&old));
+        let held: Vec<_> = keys.iter().map(|key| pool.reserve(*key, 1, T0, false).unwrap()).collect();
+        assert_eq!(assign_at(&pool, &refs(&new), "10.0.0.1:80"), Err(NoSlots { lingering: half }));
+        assert_eq!(assign(&pool, &refs(&old)), keys);
+        assert!(pool.reserve(keys[7], 1, T0, false).is_none(), "its connection is still counted");
+        drop(held);
+        assert_eq!(assign(&pool, &refs(&new)).len(), half, "what has ended leaves room, also at the very end");
+    }
+
+    #[test]
+    fn one_outage_is_one_ejection_however_many_connects_were_under_way() {
+        let (pool, keys) = pool(&["a"]);
+        let policy = OutlierPolicy::default();
+        let under_way: Vec<_> = (0..25).map(|_| pool.reserve(keys[0], 99, T0, false).unwrap()).collect();
+        let pauses: Vec<_> = under_way.into_iter().filter_map(|reservation| reservation.failed(&policy, T0)).collect();
+        assert_eq!(pauses, [policy.base_pause]);
+        let forced = pool.reserve(keys[0], 99, T0, true).unwrap();
+        assert_eq!(forced.failed(&policy, T0), None, "nor does one that was sent there all the same");
+        let trial = pool.reserve(keys[0], 99, T0.after(policy.base_pause), false).unwrap();
+        assert_eq!(trial.failed(&policy, T0.after(policy.base_pause)), Some(policy.base_pause * 2));
+    }
+
+    #[test]
+    fn at_another_address_a_backend_is_not_judged_by_the_former_one() {
+        let (pool, keys) = pool(&["a"]);
+        let policy = OutlierPolicy { consecutive_failures: 2, ..OutlierPolicy::default() };
+        let reserve = |now| pool.reserve(keys[0], 9, now, false);
+        pool.observe_round_trip(keys[0].slot, 300.0, T0);
+        let (mut late, stays) = (reserve(T0).unwrap(), reserve(T0).unwrap());
+        let others = [reserve(T0).unwrap(), reserve(T0).unwrap()];
+        assert_eq!(others.map(|other| other.failed(&policy, T0)), [None, Some(policy.base_pause)]);
+        let due = T0.after(policy.base_pause);
+        let trial = reserve(due).unwrap();
+
+        assert_eq!(assign_at(&pool, &["a"], "10.0.0.2:80").unwrap(), keys, "the same backend");
+        assert!(!pool.is_ejected(keys[0].slot));
+        assert_eq!(pool.round_trip_ms(keys[0].slot), None);
+        assert_eq!(pool.connections(keys[0].slot), 3, "its connections go on");
+        assert_eq!(trial.failed(&policy, due), None, "of connects to the former address nothing counts");
+        assert!(!late.connected(300.0, &policy, due));
+        assert_eq!(pool.round_trip_ms(keys[0].slot), None);
+        assert_eq!(reserve(due).unwrap().failed(&policy, due), None);
+        assert_eq!(reserve(due).unwrap().failed(&policy, due), Some(policy.base_pause));
+        drop((late, stays));
+        assert_eq!(pool.connections(keys[0].slot), 0);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The routing table: an immutable snapshot of the backends, laid out for the decision.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::choose::Choice;
+use crate::latency;
 use crate::moment::Moment;
-use crate::place::{Area, Country, Point};
+use crate::place::{Area, Country, Place, Point};
 use crate::regions::region_facts;
-use crate::state::{Reservation, Slot, SlotKey, StatePool};
+use crate::state::{Applicant, Reservation, SlotKey, StatePool};
+use crate::view::{Group, View};
 
 /// A region the operator declared, beside the built-in ones.
 #[derive(Clone, PartialEq, Debug)]
@@ -47,7 +48,7 @@ impl Regions {
         let declared = declared
             .into_iter()
             .map(|region| {
-                let area = crate::place::Place::in_country(region.country).area;
+                let area = Place::in_country(region.country).area;
                 (region.code, Region { city: None, area, point: Some(region.point), country: Some(region.country) })
             })
             .collect();
@@ -91,42 +92,106 @@ pub struct TableBuilder {
     pub states: Arc<StatePool>,
 }
 
+/// Why a table was not made. The one before serves on as it is.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TableError {
+    /// More than the process can hold.
+    #[error("{count} backends; at most {} are supported", StatePool::CAPACITY)]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
+    /// There would be room if connections to backends of earlier tables had ended.
+    #[error(
+        "{count} backends beside {lingering} that have left the table and some of which still carry connections; \
+         together at most {} are supported: replace fewer at a time, or cut the connections of those that left",
+        StatePool::CAPACITY
+    )]
+    NoRoom {
+        /// How many there are.
+        count: usize,
+        /// How many have left.
+        lingering: usize,
+    },
+    /// Two backends with one name.
+    #[error("two backends have the id {id:?}")]
+    Twins {
+        /// Their name.
+        id: String,
+    },
+}
+
 impl TableBuilder {
-    /// Lays out the snapshot.
+    /// Lays out the snapshot. From then on the state of backends is that of this table: it is meant to serve next.
     ///
     /// # Errors
-    /// More backends than [`StatePool::CAPACITY`], those that have just left with connections still open included.
-    pub fn build(self, backends: Vec<Backend>) -> Result<Table, String> {
-        let keys = (backends.len() <= StatePool::CAPACITY)
-            .then(|| self.states.assign(backends.iter().map(|backend| backend.id.as_str())))
-            .flatten()
-            .ok_or_else(|| format!("{} backends; at most {} are supported", backends.len(), StatePool::CAPACITY))?;
-        let by_slot = keys.iter().enumerate().map(|(index, key)| (key.slot, index)).collect();
-        let pop = self.regions.get(&self.pop_region);
+    /// More backends than [`StatePool::CAPACITY`], those that have left with connections still open included, or two of
+    /// one name.
+    pub fn build(self, backends: Vec<Backend>) -> Result<Table, TableError> {
+        let count = backends.len();
+        if count > StatePool::CAPACITY {
+            return Err(TableError::TooMany { count });
+        }
+        let mut ids = HashSet::with_capacity(count);
+        if let Some(twin) = backends.iter().find(|backend| !ids.insert(backend.id.as_str())) {
+            return Err(TableError::Twins { id: twin.id.clone() });
+        }
+        let keys = self.assign(&backends)?;
+        let past_last = keys.iter().map(|key| key.slot().index() + 1).max().unwrap_or(0);
+        let mut by_slot = vec![NOBODY; past_last];
+        for (index, key) in keys.iter().enumerate() {
+            by_slot[key.slot().index()] = u32::try_from(index).expect("bounded by StatePool::CAPACITY");
+        }
         let mut table = Table {
             backends: backends.into_iter().map(Arc::new).collect(),
             keys,
             by_slot,
             has_country: self.has_country,
+            pop: self.regions.get(&self.pop_region),
             pop_region: self.pop_region,
-            pop,
             regions: self.regions,
             states: self.states,
             everything: View::default(),
             apps: HashMap::new(),
         };
-        table.everything = table.view(|_| true);
-        let apps: std::collections::BTreeSet<&str> = table.backends.iter().map(|b| b.app.as_str()).collect();
-        table.apps = apps.into_iter().map(|app| (app.to_owned(), table.view(|b| b.app == app))).collect();
+        let mut apps: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, backend) in table.backends.iter().enumerate() {
+            apps.entry(&backend.app).or_default().push(index);
+        }
+        let apps = apps.into_iter().map(|(app, members)| (app.to_owned(), View::of(&table, members))).collect();
+        let everything = View::of(&table, 0..count);
+        (table.apps, table.everything) = (apps, everything);
         Ok(table)
     }
+
+    /// Backends of one place come to have slots in a row, which a decision then reads in one go.
+    fn assign(&self, backends: &[Backend]) -> Result<Vec<SlotKey>, TableError> {
+        let mut order: Vec<usize> = (0..backends.len()).collect();
+        order.sort_by_key(|&index| {
+            let Backend { region, country, app, limits, .. } = &backends[index];
+            (region, country, app, limits)
+        });
+        let applicant = |&index: &usize| Applicant { id: &backends[index].id, addr: backends[index].addr.0 };
+        let applicants: Vec<Applicant<'_>> = order.iter().map(applicant).collect();
+        let assigned = self
+            .states
+            .assign(&applicants)
+            .map_err(|none| TableError::NoRoom { count: backends.len(), lingering: none.lingering })?;
+        let mut keys: Vec<(usize, SlotKey)> = order.into_iter().zip(assigned).collect();
+        keys.sort_unstable_by_key(|(index, _)| *index);
+        Ok(keys.into_iter().map(|(_, key)| key).collect())
+    }
 }
+
+/// No backend's place in the table: there are fewer than [`StatePool::CAPACITY`].
+const NOBODY: u32 = u32::MAX;
 
 /// An immutable snapshot of the backends. Replaced as a whole; decisions under way keep the one they began with.
 pub struct Table {
     backends: Vec<Arc<Backend>>,
     keys: Vec<SlotKey>,
-    by_slot: HashMap<Slot, usize>,
+    /// Places in the table by the number of the slot.
+    by_slot: Vec<u32>,
     pub(crate) has_country: bool,
     pub(crate) pop_region: String,
     pub(crate) pop: Region,
@@ -134,35 +199,6 @@ pub struct Table {
     pub(crate) states: Arc<StatePool>,
     everything: View,
     apps: HashMap<String, View>,
-}
-
-/// The backends of one app that the operator lets new clients reach, grouped by where they are: all that the geo rules
-/// look at is the same for a whole group, so a decision weighs groups first and looks into few of them.
-#[derive(Default)]
-pub(crate) struct View {
-    pub(crate) groups: Vec<Group>,
-    pub(crate) cells: Vec<Cell>,
-}
-
-pub(crate) struct Group {
-    pub(crate) country: Option<Country>,
-    pub(crate) area: Option<Area>,
-    pub(crate) point: Option<Point>,
-    /// Lies in this machine's own region.
-    pub(crate) of_pop: bool,
-    pub(crate) cells: Range<usize>,
-}
-
-/// What the inner loop of a decision reads of one backend.
-pub(crate) struct Cell {
-    pub(crate) slot: Slot,
-    /// The slot is this backend's only while it has this generation.
-    pub(crate) generation: u32,
-    pub(crate) soft: u32,
-    pub(crate) hard: u32,
-    /// 1 / (soft × weight): load becomes one multiplication.
-    pub(crate) per_connection: f64,
-    pub(crate) index: u32,
 }
 
 impl Table {
@@ -183,7 +219,8 @@ impl Table {
 
     /// The backend with this slot key, if it is still in the table.
     pub fn find(&self, key: SlotKey) -> Option<usize> {
-        self.by_slot.get(&key.slot).copied().filter(|&index| self.keys[index] == key)
+        let index = *self.by_slot.get(key.slot.index())? as usize;
+        (self.keys.get(index) == Some(&key)).then_some(index)
     }
 
     /// Regions named by backends of which nothing is known: they come last wherever distance decides.
@@ -209,32 +246,16 @@ impl Table {
         }
     }
 
-    fn view(&self, belongs: impl Fn(&Backend) -> bool) -> View {
-        let mut places: BTreeMap<(&str, Option<Country>), Vec<usize>> = BTreeMap::new();
-        for (index, backend) in self.backends.iter().enumerate() {
-            if belongs(backend) && backend.accepts_new() {
-                places.entry((&backend.region, backend.country)).or_default().push(index);
-            }
-        }
-        let mut view = View::default();
-        for ((region, country), mut members) in places {
-            // Neighbours in the state pool are read together.
-            members.sort_unstable_by_key(|&index| self.keys[index].slot.index());
-            let start = view.cells.len();
-            view.cells.extend(members.into_iter().map(|index| self.cell(index)));
-            view.groups.push(self.group(region, country, start..view.cells.len()));
-        }
-        view
-    }
-
-    pub(crate) fn group(&self, code: &str, country: Option<Country>, cells: Range<usize>) -> Group {
+    pub(crate) fn group(&self, code: &str, country: Option<Country>) -> Group {
         let region = self.regions.get(code);
+        let from_pop_km = self.pop.point.zip(region.point).map(|(pop, point)| pop.distance_km(point));
         Group {
             country: if self.has_country { country } else { region.country },
             area: region.area,
             point: region.point,
             of_pop: self.is_pop_region(code, region),
-            cells,
+            guess_ms: latency::expected_ms(from_pop_km),
+            blocks: 0..0,
         }
     }
 
@@ -242,17 +263,5 @@ impl Table {
     fn is_pop_region(&self, code: &str, region: Region) -> bool {
         let coarse = Area::from_code(code).is_some() || Area::from_code(&self.pop_region).is_some();
         code == self.pop_region || (coarse && region.area.is_some() && region.area == self.pop.area)
-    }
-
-    fn cell(&self, index: usize) -> Cell {
-        let limits = self.backends[index].limits;
-        Cell {
-            slot: self.keys[index].slot,
-            generation: self.keys[index].generation,
-            soft: limits.soft,
-            hard: limits.hard,
-            per_connection: 1.0 / (f64::from(limits.soft) * f64::from(limits.weight)),
-            index: u32::try_from(index).expect("bounded by StatePool::CAPACITY"),
-        }
     }
 }

@@ -62,6 +62,14 @@ fn lookup_choice_reservation_and_affinity_allocate_nothing() {
     let clients: Vec<IpAddr> =
         ["192.53.103.108", "133.11.0.1", "10.1.2.3", "2001:da8::1"].iter().map(|ip| ip.parse().unwrap()).collect();
 
+    // A returning client: bound before, and bound again.
+    let (known, backend) = (ClientAddr::new("192.0.2.1:1".parse().unwrap()).affinity_key(), table.key(0));
+    affinity.bind(known, backend, now);
+    let before = ALLOCATIONS.get();
+    affinity.bind(known, backend, now);
+    affinity.extend(known, now);
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+
     for policy in [Policy::Geo, Policy::Score, Policy::Latency] {
         for &ip in &clients {
             let client = ClientAddr::new((ip, 1).into());
@@ -75,5 +83,21 @@ fn lookup_choice_reservation_and_affinity_allocate_nothing() {
             drop(reservation);
             assert_eq!(ALLOCATIONS.get() - before, 0, "{policy:?} for {ip}");
         }
+    }
+}
+
+#[test]
+fn a_lookup_in_a_file_allocates_nothing() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/mmdb/city");
+    let geo = GeoTable::from_mmdb(std::fs::read(file).unwrap()).unwrap();
+    let known: Vec<IpAddr> = (0..=255_u8)
+        .map(|first| IpAddr::from([first, 1, 1, 1]))
+        .filter(|ip| geo.lookup(*ip) != edgeproxy_route::Place::UNKNOWN)
+        .collect();
+    assert!(!known.is_empty());
+    for ip in known {
+        let before = ALLOCATIONS.get();
+        let place = geo.lookup(ip);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{ip}: {place:?}");
     }
 }

@@ -22,8 +22,9 @@ const DEFAULT_WEIGHT: i64 = 1;
 const DEFAULT_SOFT_LIMIT: i64 = 100;
 const DEFAULT_HARD_LIMIT: i64 = 150;
 
-/// Rows not marked as deleted; other programs' tables may hold NULL or text.
-const LIVE: &str = "coalesce(CAST(deleted AS INTEGER), 0) = 0";
+/// Rows not marked as deleted; other programs' tables may hold NULL or text. Of a mark that is neither 0 nor 1 a load
+/// says that it is wrong: such a row is there, and can be removed.
+const LIVE: &str = "coalesce(CAST(deleted AS INTEGER), 0) <> 1";
 
 /// Writes to the routing table, whoever else does.
 ///
@@ -89,12 +90,7 @@ impl RoutingEditor {
     /// [`StoreError`] when they cannot be made.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
         if !path.exists() {
-            create_file(path).map_err(|error| match error {
-                CreateError::Sqlite(error) => StoreError::at(path)(error),
-                CreateError::Io(error) => {
-                    StoreError::Unwritable { path: path.display().to_string(), reason: error.to_string() }
-                }
-            })?;
+            create_file(path)?;
         }
         let editor = Self::open(path)?;
         let conn = editor.connect()?;
@@ -129,7 +125,8 @@ impl RoutingEditor {
         })
     }
 
-    /// Changes the fields that are given; an empty `country` and a `heartbeat_secs` of 0 take the value away.
+    /// Changes the fields that are given; an empty `country` and a `heartbeat_secs` of 0 take the value away. Where only
+    /// the region changes and the country was that of the former one, it becomes that of the new one.
     ///
     /// # Errors
     /// [`EditError::Unknown`], a rule broken by the row as it would be, or a fault of the file.
@@ -265,52 +262,39 @@ fn make_durable(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "synchronous", "EXTRA")
 }
 
-enum CreateError {
-    Sqlite(rusqlite::Error),
-    Io(io::Error),
-}
-
-impl From<rusqlite::Error> for CreateError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<io::Error> for CreateError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
 /// Makes the file under another name and then gives it its own: no one ever sees it without its table, and of two who
 /// make it at once one is first and the other uses that one.
-fn create_file(path: &Path) -> Result<(), CreateError> {
+fn create_file(path: &Path) -> Result<(), StoreError> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".new-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
     let draft = PathBuf::from(draft);
-    let named = write_draft(&draft).and_then(|()| match fs::hard_link(&draft, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        linked => linked.map_err(CreateError::from),
+    let unwritable = |reason: String| StoreError::Unwritable { path: path.display().to_string(), reason };
+    let named = write_draft(path, &draft).and_then(|()| match fs::hard_link(&draft, path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(unwritable(error.to_string())),
+        Err(_) if !path.exists() => Err(unwritable("it is a symbolic link to nothing".to_owned())),
+        _ => Ok(()),
     });
     // Also after a failure; where there is no draft, there is nothing to remove.
     let _ = fs::remove_file(&draft);
     named?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()?;
-    Ok(())
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| unwritable(error.to_string()))
 }
 
-fn write_draft(draft: &Path) -> Result<(), CreateError> {
+fn write_draft(path: &Path, draft: &Path) -> Result<(), StoreError> {
     // Tells a missing or unwritable directory in the system's words, which SQLite's do not.
-    File::create(draft)?;
-    let conn = Connection::open(draft)?;
-    make_durable(&conn)?;
-    conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    conn.execute_batch(CREATE_TABLE)?;
-    // Closing folds the `-wal` into the file and removes it.
-    conn.close().map_err(|(_, error)| error)?;
-    Ok(())
+    File::create(draft)
+        .map_err(|error| StoreError::Unwritable { path: path.display().to_string(), reason: error.to_string() })?;
+    let fill = || {
+        let conn = Connection::open(draft)?;
+        make_durable(&conn)?;
+        conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+        conn.execute_batch(CREATE_TABLE)?;
+        // Closing folds the `-wal` into the file and removes it.
+        conn.close().map_err(|(_, error)| error)
+    };
+    fill().map_err(StoreError::at(path))
 }
 
 /// A transaction under way.
@@ -338,7 +322,11 @@ impl Session<'_> {
             Err(EditError::Rejected(_)) => None,
             Err(error) => return Err(error),
         };
+        let says_country = fields.country.is_some();
         let Some(mut raw) = self.find(id, fields)? else { return Ok(None) };
+        if let Some(before) = before.as_ref().filter(|_| self.shape.country && !says_country) {
+            raw.country = self.country_after_move(before, raw.region.as_deref());
+        }
         raw.heartbeat_secs = raw.heartbeat_secs.filter(|secs| *secs != 0);
         let backend = raw.check()?;
         if before.as_ref() == Some(&backend) {
@@ -353,6 +341,19 @@ impl Session<'_> {
         );
         self.write(&sql, &backend)?;
         Ok(Some((backend, Change::Changed)))
+    }
+
+    /// A country that was taken from the region follows it, or clients of the country would be sent after the backend
+    /// across the world; one that the region had nothing to do with stays.
+    fn country_after_move(&self, before: &Backend, region: Option<&str>) -> Option<String> {
+        let region = region.filter(|region| *region != before.region);
+        let country = match region {
+            Some(region) if before.country == self.regions.get(&before.region).country => {
+                self.regions.get(region).country
+            }
+            _ => before.country,
+        };
+        country.map(|country| country.to_string())
     }
 
     fn insert(&mut self, mut raw: RawBackend) -> Result<Backend, EditError> {

@@ -13,7 +13,7 @@ use rustix::fs::inotify::WatchFlags;
 use tokio::time::{self, Instant};
 
 use crate::error::StoreError;
-use crate::notices::{Interest, Notices, Wake};
+use crate::notices::{Interest, Notices, Touch, Wake};
 use crate::routing::{Loaded, PATIENCE, RoutingDb};
 use crate::stamp::{FileStamp, beside};
 
@@ -61,7 +61,7 @@ struct Look {
 }
 
 /// What differs whenever committed content may differ.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Appearance {
     /// Written to by every commit, in WAL mode only by checkpoints.
     file: Option<FileStamp>,
@@ -133,6 +133,7 @@ impl RoutingWatch {
                 Some(look) if look.at > Instant::now() => time::sleep_until(look.at).await,
                 Some(look) => {
                     let touch = self.notices.take();
+                    self.note(touch);
                     return Look { load: look.load || touch.main, ..look };
                 }
             }
@@ -143,11 +144,7 @@ impl RoutingWatch {
         let now = Instant::now();
         match wake {
             Wake::Touched(touch) => {
-                if touch.companion {
-                    // The commit is written to the `-wal`, then flushed, and only then becomes visible, in memory that
-                    // gives no notice. How long the flush takes nobody knows: look again after ever longer pauses.
-                    self.pauses.begin(now + COALESCE);
-                }
+                self.note(touch);
                 Look { at: (now + COALESCE).max(self.rested), load: touch.main }
             }
             Wake::Deadline => {
@@ -155,6 +152,15 @@ impl RoutingWatch {
                 Look { at: now, load: false }
             }
             Wake::Poll => Look { at: now, load: self.seen.is_some_and(|seen| !seen.settled) },
+        }
+    }
+
+    /// Whenever a notice is taken, also while a look is due already: that look may come before the commit is visible.
+    fn note(&mut self, touch: Touch) {
+        if touch.companion {
+            // The commit is written to the `-wal`, then flushed, and only then becomes visible, in memory that gives no
+            // notice. How long the flush takes nobody knows: look again after ever longer pauses.
+            self.pauses.begin(Instant::now() + COALESCE);
         }
     }
 
@@ -263,5 +269,26 @@ impl Pauses {
             .map(|(_, pause)| pause * 2)
             .filter(|pause| *pause <= LONGEST_PAUSE)
             .map(|pause| (now + pause, pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_that_begins_while_a_look_is_due_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("routing.db");
+        for name in [path.clone(), beside(&path, "-wal")] {
+            std::fs::write(name, "").unwrap();
+        }
+        let mut watch = RoutingWatch::new(&path, Duration::from_secs(600));
+        let due = Look { at: Instant::now() + Duration::from_millis(50), load: true };
+        watch.due = Some(due);
+        // Its first bytes are in the `-wal`, and nothing of it can be seen before it is flushed.
+        std::fs::write(beside(&path, "-wal"), "half a commit").unwrap();
+        watch.until_due().await;
+        assert!(watch.pauses.next().is_some());
     }
 }

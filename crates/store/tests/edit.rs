@@ -53,6 +53,48 @@ fn a_file_where_none_can_be_made_is_named() {
 }
 
 #[test]
+fn a_country_taken_from_the_region_follows_it() {
+    let (site, editor) = created();
+    let country =
+        |id: &str| site.sql(&format!("SELECT region || ' ' || ifnull(country, '-') FROM backends WHERE id = '{id}'"));
+    let to = |region: &str| RawBackend { region: Some(region.into()), ..RawBackend::default() };
+    editor.add(raw("b1", "fra")).unwrap();
+    assert_eq!(editor.set("b1", to("gru")).unwrap().country.unwrap().as_str(), "BR");
+    assert_eq!(country("b1"), "gru BR");
+    editor.upsert(raw("b1", "nrt")).unwrap();
+    assert_eq!(country("b1"), "nrt JP");
+    editor.import(vec![Ok(raw("b1", "cdg"))], false).unwrap();
+    assert_eq!(country("b1"), "cdg FR");
+    editor.set("b1", to("eu")).unwrap();
+    assert_eq!(country("b1"), "eu -", "a coarse region serves no country first");
+    // One that somebody chose stays, and so does that of a row whose region stays.
+    editor.set("b1", RawBackend { country: Some("CH".into()), ..to("fra") }).unwrap();
+    editor.set("b1", to("iad")).unwrap();
+    assert_eq!(country("b1"), "iad CH");
+    editor.set("b1", RawBackend { port: Some(81), ..to("iad") }).unwrap();
+    assert_eq!(country("b1"), "iad CH");
+    editor.set("b1", RawBackend { country: Some(String::new()), ..to("fra") }).unwrap();
+    assert_eq!(country("b1"), "fra -");
+}
+
+#[test]
+fn a_link_to_nothing_is_called_so() {
+    let site = Site::empty();
+    std::os::unix::fs::symlink(site.path("gone.db"), site.db()).unwrap();
+    let error = RoutingEditor::create(&site.db()).unwrap_err();
+    assert!(error.to_string().contains("it is a symbolic link to nothing"), "{error}");
+}
+
+#[test]
+fn a_row_with_a_wrong_mark_can_be_removed() {
+    let (site, editor) = created();
+    editor.add(raw("b1", "fra")).unwrap();
+    site.sql("UPDATE backends SET deleted = 2");
+    editor.remove(&["b1"]).unwrap();
+    assert_eq!(site.sql("SELECT deleted FROM backends"), "1");
+}
+
+#[test]
 fn what_exists_is_not_added_and_what_does_not_is_not_changed() {
     let (site, editor) = created();
     editor.add(raw("b1", "fra")).unwrap();

@@ -33,7 +33,8 @@ impl Lines {
     /// # Errors
     /// No thread could be started.
     pub fn of(name: &'static str, stream: impl Read + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared { name, lines: Mutex::default(), ended: AtomicBool::new(false), news: Notify::new() });
+        let shared =
+            Arc::new(Shared { name, lines: Mutex::default(), ended: AtomicBool::new(false), news: Notify::new() });
         let ours = Arc::clone(&shared);
         std::thread::Builder::new().name(format!("read-{name}")).spawn(move || {
             for line in BufReader::new(stream).lines() {

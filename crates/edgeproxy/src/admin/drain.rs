@@ -80,9 +80,7 @@ pub(super) async fn drain(State(api): State<Arc<Api>>, Body { value, .. }: Body<
         Scope::Backend => {
             to_the_end(drain_target(api, Target::Backend(named(value.name)?), value.undo, deadline)).await
         }
-        Scope::Region => {
-            to_the_end(drain_target(api, Target::Region(named(value.name)?), value.undo, deadline)).await
-        }
+        Scope::Region => to_the_end(drain_target(api, Target::Region(named(value.name)?), value.undo, deadline)).await,
     }
 }
 

@@ -13,6 +13,7 @@ use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 
 use super::Api;
+use super::health::reasons_against;
 use super::problem::Problem;
 
 /// Most backends that get a time series each. Above, sums by region: a scrape stays small, whatever the table.
@@ -23,6 +24,7 @@ const OPENMETRICS: &str = "application/openmetrics-text";
 /// The text is the same for both kinds of reader: what OpenMetrics adds is a comment to older ones.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, Problem> {
     let mut body = String::new();
+    api.running.metrics.ready(reasons_against(&api.running).is_empty());
     text::encode(&mut body, &api.running.registry).map_err(|error| Problem::internal(&error))?;
     let mut accepted = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
     let kind = if accepted.any(|accept| accept.contains(OPENMETRICS)) {

@@ -23,7 +23,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
     (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
 }
 
-fn reasons_against(running: &Running) -> Vec<&'static str> {
+pub(super) fn reasons_against(running: &Running) -> Vec<&'static str> {
     let mut reasons = Vec::new();
     if running.pop.drain.phase() != Phase::Serving {
         reasons.push("draining");

@@ -12,10 +12,18 @@ pub(super) async fn document() -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
+    use edgeproxy_route::{Exclusions, Moment, Place, Policy, RawBackend, Regions, Request, TableBuilder};
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
     use serde_json::Value;
 
+    use super::super::backend_fields::BackendFields;
+    use super::super::backends::Item;
+    use super::super::drain::Order;
     use super::super::endpoints;
+    use super::super::registration::Registration;
     use super::DOCUMENT;
 
     #[test]
@@ -35,5 +43,60 @@ mod tests {
             endpoints.list().iter().map(|&(method, path)| (method.to_owned(), path.to_owned())).collect();
         assert_eq!(described, served);
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    fn described(schema: &str) -> BTreeSet<String> {
+        let document: Value = serde_json::from_str(DOCUMENT).unwrap();
+        document["components"]["schemas"][schema]["properties"].as_object().unwrap().keys().cloned().collect()
+    }
+
+    fn shown(answer: &impl Serialize) -> BTreeSet<String> {
+        serde_json::to_value(answer).unwrap().as_object().unwrap().keys().cloned().collect()
+    }
+
+    /// The fields that a strict request knows, from its complaint about a stranger.
+    fn taken<T: DeserializeOwned>() -> BTreeSet<String> {
+        let complaint = serde_json::from_str::<T>("{\"stranger\": 1}").err().unwrap().to_string();
+        let (_, fields) = complaint.split_once("expected one of ").unwrap();
+        fields.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn describes_the_fields_there_are() {
+        let row = RawBackend {
+            id: Some("b1".to_owned()),
+            app: Some("web".to_owned()),
+            region: Some("fra".to_owned()),
+            wg_ip: Some("10.0.0.1".to_owned()),
+            port: Some(80),
+            healthy: Some(1),
+            weight: Some(1),
+            soft_limit: Some(1),
+            hard_limit: Some(1),
+            ..RawBackend::default()
+        };
+        let builder = TableBuilder {
+            pop_region: "fra".to_owned(),
+            regions: Regions::default(),
+            has_country: true,
+            states: Arc::default(),
+        };
+        let backend = row.check().unwrap();
+        let table = builder.build(vec![backend.clone()]).unwrap();
+        assert_eq!(described("Backend"), shown(&Item::of_stored(backend, &table)));
+        let candidates = table.explain(&Request {
+            place: Place::default(),
+            app: None,
+            policy: Policy::default(),
+            tried: &Exclusions::default(),
+            bound: None,
+            forced: false,
+            now: Moment::from_millis(0),
+            random: 0,
+        });
+        assert_eq!(described("Candidate"), shown(&candidates[0]));
+        assert_eq!(described("BackendFields"), taken::<BackendFields>());
+        assert_eq!(described("Registration"), taken::<Registration>());
+        assert_eq!(described("DrainOrder"), taken::<Order>());
     }
 }

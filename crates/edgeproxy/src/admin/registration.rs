@@ -11,10 +11,10 @@ use edgeproxy_store::{EditError, RoutingEditor};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Api, to_the_end};
 use super::backends::{find, serving};
 use super::input::{Body, Name};
 use super::problem::Problem;
+use super::{Api, to_the_end};
 
 /// Of a new backend that does not say.
 const DEFAULT_WEIGHT: i64 = 2;

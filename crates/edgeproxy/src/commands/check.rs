@@ -177,7 +177,7 @@ impl Routing {
         };
         match builder.build(loaded.backends) {
             Ok(table) => (Self { path, backends, rejected, error: None }, Some(table)),
-            Err(error) => (Self { path, backends, rejected, error: Some(error) }, None),
+            Err(error) => (Self { path, backends, rejected, error: Some(error.to_string()) }, None),
         }
     }
 

@@ -113,7 +113,9 @@ impl Drain {
                 let count = number("connections");
                 let delay = answer.get("delay").and_then(Value::as_str).filter(|delay| *delay != "0s");
                 return match delay {
-                    None => format!("the proxy takes no more clients and ends within {within}; connections now: {count}"),
+                    None => {
+                        format!("the proxy takes no more clients and ends within {within}; connections now: {count}")
+                    }
                     Some(delay) => format!(
                         "the proxy takes no more clients after {delay} and ends within {within} from then on; \
                          connections now: {count}"

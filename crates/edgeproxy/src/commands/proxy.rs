@@ -65,15 +65,13 @@ async fn run(config: Config) -> Result<(), String> {
     for notice in &config.notices {
         tracing::warn!("{notice}");
     }
-    let admin_socket = TcpListener::bind(config.admin.listen)
-        .await
-        .map_err(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => "; another process listens there: choose another by admin.listen or --admin",
-                _ => "",
-            };
-            format!("cannot listen on {} for the admin API: {error}{hint}", config.admin.listen)
-        })?;
+    let admin_socket = TcpListener::bind(config.admin.listen).await.map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "; another process listens there: choose another by admin.listen or --admin",
+            _ => "",
+        };
+        format!("cannot listen on {} for the admin API: {error}{hint}", config.admin.listen)
+    })?;
     let admin_address = admin_socket.local_addr().map_err(|error| error.to_string())?;
 
     let running = Running::start(config).await?;
@@ -87,6 +85,11 @@ async fn run(config: Config) -> Result<(), String> {
     tokio::select! {
         () = stop.asked() => {}
         () = running.asked_to_drain() => {}
+        () = running.pop.failed() => {
+            // Those whom the other threads serve are cut as well: whoever supervises this process starts a whole one.
+            running.pop.stop();
+            return Err("a data-plane thread failed".to_owned());
+        }
     }
     let deadline = running.drain_within();
     tracing::info!(connections = running.pop.open_connections(), ?deadline, "draining");

@@ -179,7 +179,7 @@ pub(super) static KEYS: &[Key] = &[
         .flag("listen").variable_named("EDGEPROXY_LISTEN_ADDR"),
     key("listener", "app", Kind::Name, Unset("all apps"), "Backends of this app only."),
     key("listener", "policy", Kind::Word(&["geo", "score", "latency"]), Value("geo"),
-        "How to pick a backend. `geo`: country, then part of the world, then this machine's region, then the rest; within each the nearer until its soft limit. `score`: 100 × geo + (connections / soft limit) / weight, the lowest wins. `latency`: the lowest measured round trip."),
+        "How to pick a backend. `geo`: country, then part of the world, then this machine's region, then the rest; within each the nearer until its soft limit. `score`: 100 × band (0 to 3, in that order) + (connections / soft limit) / weight, the lowest wins. `latency`: the lowest measured round trip."),
     key("listener", "affinity_ttl", lasting_or("never", ms(100), MONTH), Value("10m"), "How long a client returns to its backend after its last connection.")
         .older("EDGEPROXY_BINDING_TTL_SECS"),
     key("listener", "affinity_capacity", count(1, 100_000_000), Value("1000000"), "Clients remembered at most; the oldest leave first."),
@@ -226,6 +226,6 @@ pub(super) static KEYS: &[Key] = &[
     key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
         .flag("log").variable_named("EDGEPROXY_LOG"),
     key("log", "format", Kind::Word(&["auto", "json", "text"]), Value("auto"), "Its form. `auto`: text on a terminal, otherwise JSON."),
-    key("log", "connections", Kind::Output, Value("stdout"), "Where the connection log goes: one JSON line per finished connection. A new file can be read by its owner and group."),
+    key("log", "connections", Kind::Output, Value("stdout"), "Where the connection log goes: one JSON line per finished connection. A new file can be read by its owner and group; to rotate it, copy and truncate it."),
     key("log", "refusals_per_second", count(0, 1_000_000), Value("10"), "Refused clients logged at most each second; the rest are counted. 0: none."),
 ];

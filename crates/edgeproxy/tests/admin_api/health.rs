@@ -15,6 +15,7 @@ fn readiness_needs_a_backend() {
     assert_eq!(pop.get("/readyz").expect(200), json!({ "ready": true, "reasons": [] }));
     pop.send("PATCH", "/api/v1/backends/b1", &json!({ "weight": 0 })).expect(200);
     pop.get("/readyz").expect(503);
+    assert!(pop.get("/metrics").text.contains("\nedge_ready 0\n"), "the metric says the same");
 }
 
 #[test]
@@ -22,7 +23,8 @@ fn a_pop_that_tries_backends_that_are_down_is_ready() {
     for (when_all_down, status) in [("refuse", 503), ("try", 200)] {
         let variables = [("EDGEPROXY_LISTENER_WHEN_ALL_DOWN", when_all_down)];
         let pop = Pop::start_with(None, &variables);
-        let body = json!({ "id": "r1", "app": "web", "region": "fra", "ip": "127.0.0.1", "port": 9, "heartbeat_secs": 1 });
+        let body =
+            json!({ "id": "r1", "app": "web", "region": "fra", "ip": "127.0.0.1", "port": 9, "heartbeat_secs": 1 });
         pop.post("/api/v1/register", &body).expect(200);
         eventually("silence takes it down", || {
             (pop.get("/api/v1/backends/r1").expect(200)["down"] == true).then_some(())

@@ -35,7 +35,10 @@ fn the_commands_find_the_token_that_is_named_to_them() {
     for command in [&drain[..], &explain] {
         let without = pop.command(command);
         assert_eq!(without.status.code(), Some(1), "{without:?}");
-        assert!(String::from_utf8_lossy(&without.stderr).contains("the admin API refuses: Unauthorized"), "{without:?}");
+        assert!(
+            String::from_utf8_lossy(&without.stderr).contains("the admin API refuses: Unauthorized"),
+            "{without:?}"
+        );
         let by_flag = pop.command(&[command, &["--token-file", &file]].concat());
         assert!(by_flag.status.success(), "{by_flag:?}");
         let by_variable = pop.command_with(command, &[("EDGEPROXY_ADMIN_TOKEN_FILE", &file)]);

@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
-use crate::backend::RawBackend;
+use crate::backend::{Backend, RawBackend};
 use crate::outlier::OutlierPolicy;
 use crate::place::{Country, Point};
 use crate::state::{Reservation, SlotKey, StatePool};
-use crate::table::{Regions, TableBuilder};
+use crate::table::{Regions, TableBuilder, TableError};
 
 const NOW: Moment = Moment::from_millis(1_000);
 
@@ -75,6 +76,27 @@ impl World {
             states: Arc::clone(&states),
         };
         Self { table: builder.build(backends).unwrap(), states, held: Vec::new() }
+    }
+
+    /// Another table takes the place of this one, which is given back.
+    fn replace(&mut self, backends: Vec<Backend>) -> Table {
+        let states = Arc::clone(&self.states);
+        let builder = TableBuilder { pop_region: "fra".into(), regions: Regions::default(), has_country: true, states };
+        std::mem::replace(&mut self.table, builder.build(backends).unwrap())
+    }
+
+    fn backend(&self, id: &str) -> Backend {
+        Backend::clone(self.table.backends().find(|(backend, _)| backend.id == id).unwrap().0)
+    }
+
+    /// How often each is chosen.
+    fn shares(&self, request: &Request<'_>, choices: u64) -> BTreeMap<String, u32> {
+        let mut shares = BTreeMap::new();
+        for random in 0..choices {
+            let id = self.ask(&Request { random: next_random(random), ..*request }).unwrap();
+            *shares.entry(id.to_owned()).or_insert(0) += 1;
+        }
+        shares
     }
 
     fn key(&self, id: &str) -> SlotKey {
@@ -201,6 +223,141 @@ fn weights_share_the_load_of_one_place() {
 }
 
 #[test]
+fn idle_backends_share_clients_by_weight() {
+    let tried = Exclusions::default();
+    let rows = [("canary", "fra", "DE", 1, 100, 1000), ("stable", "fra", "DE", 9, 100, 1000)];
+    // The same in two regions of one country, where the client's place does not tell which is nearer.
+    let apart = [("canary", "iad", "US", 1, 100, 1000), ("stable", "ord", "US", 9, 100, 1000)];
+    for (rows, place) in [(rows, country("DE")), (apart, country("US"))] {
+        let world = World::new(&rows, "fra");
+        for policy in [Policy::Geo, Policy::Score] {
+            let shares = world.shares(&Request { place, policy, ..request(&tried) }, 10_000);
+            assert!((800..1_200).contains(&shares["canary"]), "{policy:?}: {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn a_scan_of_many_finds_the_least_loaded_whatever_their_limits() {
+    // Blocks of equals, of strangers, and a slot that is not beside the others.
+    let ids: Vec<&'static str> = (0..200).map(|n| &*format!("b{n:03}").leak()).collect();
+    for alike in [true, false] {
+        let rows: Vec<Row> = (ids.iter().zip(0..))
+            .map(|(id, n)| (*id, "fra", "DE", if alike { 2 } else { 1 + n % 7 }, if alike { 50 } else { 20 + n }, 300))
+            .collect();
+        let mut world = World::new(&rows, "fra");
+        let tried = Exclusions::default();
+        for step in 0..600 {
+            let policy = [Policy::Geo, Policy::Score, Policy::Latency][step % 3];
+            if step == 300 {
+                // Every other one leaves: those that stay are no longer in a row.
+                let stay = ids.iter().step_by(2).map(|id| world.backend(id)).collect();
+                world.replace(stay);
+            }
+            let random = next_random(step as u64);
+            let choice = world.table.choose(&Request { policy, random, ..request(&tried) }).unwrap();
+            let load = |index: usize, slot| {
+                let limits = world.table.backend(index).limits;
+                f64::from(world.states.connections(slot)) / (f64::from(limits.soft) * f64::from(limits.weight))
+            };
+            let lowest = world.table.backends().enumerate().map(|(n, (_, key))| load(n, key.slot)).fold(9.0, f64::min);
+            let chosen = load(choice.index, world.table.key(choice.index).slot);
+            assert!((chosen - lowest).abs() < 1e-12, "{policy:?}: {chosen} is not {lowest}");
+            world.held.push(world.table.reserve(&choice, NOW).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_backend_of_a_replaced_table_is_never_offered_again() {
+    let mut world = World::new(&TEN, "fra");
+    let stay: Vec<Backend> = TEN[..9].iter().map(|row| world.backend(row.0)).collect();
+    let syd = world.backend("syd");
+    let old = world.replace(stay.clone());
+    // Enough come and go that the slot of the one that left finds another owner.
+    let passing = |name: &str| (0..70).map(|n| Backend { id: format!("{name}{n}"), ..syd.clone() }).collect::<Vec<_>>();
+    world.replace([stay.clone(), passing("a")].concat());
+    world.replace(stay.clone());
+    world.replace([stay, passing("b")].concat());
+    let former = old.backends().find(|(backend, _)| backend.id == "syd").unwrap().1;
+    assert!(world.table.backends().any(|(_, key)| key.slot == former.slot && key != former), "it has another owner");
+
+    let tried = Exclusions::default();
+    for policy in [Policy::Geo, Policy::Score, Policy::Latency] {
+        for bound in [None, Some(former)] {
+            let request = Request { place: country("AU"), policy, bound, ..request(&tried) };
+            for random in 0..50 {
+                let choice = old.choose(&Request { random: next_random(random), ..request }).unwrap();
+                assert_ne!(old.backend(choice.index).id, "syd", "{policy:?}");
+            }
+        }
+    }
+    assert_eq!(world.table.find(former), None);
+    // What the new owner does says nothing of the former one.
+    for (_, key) in old.backends().filter(|(backend, _)| backend.id != "syd") {
+        world.states.set_down(key, true);
+    }
+    assert_eq!(old.choose(&request(&tried)).unwrap_err(), NoRoute::AllDown);
+}
+
+#[test]
+fn the_latency_policy_gives_a_backend_another_try_when_its_peak_is_long_past() {
+    let world = World::new(&TEN, "fra");
+    let tried = Exclusions::default();
+    let at = |secs| Request { policy: Policy::Latency, now: NOW.after(Duration::from_secs(secs)), ..request(&tried) };
+    world.states.observe_round_trip(world.key("fra").slot, 1_010.0, NOW);
+    assert_ne!(world.ask(&at(1)), Ok("fra"));
+    assert_eq!(world.ask(&at(40)), Ok("fra"), "nobody else would ever have found out");
+}
+
+#[test]
+fn the_latency_policy_refuses_nobody_while_somebody_has_room() {
+    let mut world = World::new(&TEN, "fra");
+    let tried = Exclusions::default();
+    let request = Request { policy: Policy::Latency, ..request(&tried) };
+    let mut order = Vec::new();
+    for _ in 0..200 {
+        let id = world.ask(&request).unwrap().to_owned();
+        world.fill(&id, 1);
+        order.push(id);
+    }
+    assert!(order[..10].iter().all(|id| id == "fra"), "{order:?}");
+    assert!(order[..100].iter().collect::<std::collections::BTreeSet<_>>().len() == 10, "first up to the soft limits");
+    assert_eq!(world.ask(&request), Err(NoRoute::AllFull));
+}
+
+#[test]
+fn nearness_is_that_of_the_listener_and_looking_leaves_no_marks() {
+    let rows = [("quick", "fra", "DE", 1, 10, 20), ("slow", "cdg", "FR", 1, 10, 20), ("third", "lhr", "GB", 1, 10, 20)];
+    let world = World::with(&rows, "fra", true, |raw| {
+        raw.app = Some(if raw.id.as_deref() == Some("quick") { "cache" } else { "web" }.into());
+    });
+    let observe = |id, millis, now| world.states.observe_round_trip(world.key(id).slot, millis, now);
+    let later = |secs| NOW.after(Duration::from_secs(secs));
+    let tried = Exclusions::default();
+    let web = Request { policy: Policy::Latency, ..request(&tried) };
+    for (id, millis) in [("quick", 5.0), ("slow", 20.0), ("third", 20.0)] {
+        observe(id, millis, NOW);
+    }
+    assert_eq!(world.shares(&web, 100).len(), 2);
+    // The third stays near to the second's clients, while those of all apps are not near to the quick one's.
+    observe("third", 26.0, later(1));
+    for secs in 1..5 {
+        let now = later(secs);
+        assert_eq!(world.ask(&Request { app: None, now, ..web }), Ok("quick"));
+        world.table.explain(&Request { app: None, now, ..web });
+        assert_eq!(world.shares(&Request { now, ..web }, 100).len(), 2, "hysteresis, whatever others ask");
+    }
+    // One that joins must be nearer than one that stays.
+    let fresh = World::new(&rows, "fra");
+    for (id, millis) in [("quick", 99.0), ("slow", 20.0), ("third", 26.0)] {
+        fresh.states.observe_round_trip(fresh.key(id).slot, millis, NOW);
+    }
+    fresh.table.explain(&web);
+    assert_eq!(fresh.shares(&web, 100).keys().collect::<Vec<_>>(), ["slow"]);
+}
+
+#[test]
 fn the_score_is_the_formula() {
     let mut world = World::new(&TEN, "fra");
     world.fill("lax", 4);
@@ -252,18 +409,20 @@ fn the_latency_policy_takes_the_quickest_and_does_not_flap() {
     for (id, millis) in [("fra", 30.0), ("cdg", 10.0), ("lhr", 20.0)] {
         world.states.observe_round_trip(world.key(id).slot, millis, NOW);
     }
-    assert_eq!(world.choose(Place::UNKNOWN, Policy::Latency, 1), Ok("cdg"));
+    // Looked at once in a stamp: a moment later.
+    let tried = Exclusions::default();
+    let later = Request { policy: Policy::Latency, now: NOW.after(Duration::from_millis(100)), ..request(&tried) };
+    assert_eq!(world.ask(&later), Ok("cdg"));
     // lhr gets a little quicker than cdg: both are near, load decides; cdg has not left.
     world.states.observe_round_trip(world.key("lhr").slot, 9.0, NOW);
-    for _ in 0..200 {
-        world.states.observe_round_trip(world.key("lhr").slot, 9.0, NOW);
+    let mut now = NOW;
+    for _ in 0..60 {
+        now = now.after(Duration::from_secs(1));
+        for (id, millis) in [("lhr", 9.0), ("cdg", 10.0), ("fra", 30.0)] {
+            world.states.observe_round_trip(world.key(id).slot, millis, now);
+        }
     }
-    let mut seen = BTreeMap::new();
-    for random in 0..200 {
-        *seen
-            .entry(world.choose(Place::UNKNOWN, Policy::Latency, next_random(random)).unwrap().to_owned())
-            .or_insert(0) += 1;
-    }
+    let seen = world.shares(&Request { policy: Policy::Latency, now, ..request(&tried) }, 200);
     assert_eq!(seen.keys().collect::<Vec<_>>(), ["cdg", "lhr"], "{seen:?}");
 }
 
@@ -334,6 +493,72 @@ fn affinity_overrides_nearness_but_never_health_drain_or_the_hard_limit() {
     world.states.set_down(world.key("syd"), false);
     assert_eq!(world.ask(&request), Ok("syd"), "and the client returns");
     assert_eq!(world.ask(&Request { app: Some("mail"), ..request }), Err(NoRoute::NoBackend));
+}
+
+#[test]
+fn explain_tells_the_order_of_the_decision() {
+    let order = |world: &World, request: &Request<'_>| -> Vec<String> {
+        world.table.explain(request).iter().map(|c| c.backend.id.clone()).collect()
+    };
+    let tried = Exclusions::default();
+    // Of an unknown client the POP's place counts.
+    let mut world = World::new(&TEN, "fra");
+    assert_eq!(order(&world, &request(&tried))[..3], ["fra", "cdg", "lhr"]);
+    // Within a country known only as such, load decides.
+    world.fill("iad", 2);
+    world.fill("lax", 1);
+    let us = Request { place: country("US"), ..request(&tried) };
+    assert_eq!(order(&world, &us)[..3], ["ord", "lax", "iad"]);
+    // Past its soft limit a near one comes after those that would be taken.
+    let pt = Request { place: country("PT"), ..request(&tried) };
+    assert_eq!(order(&world, &pt)[..3], ["cdg", "lhr", "fra"]);
+    world.fill("cdg", 12);
+    assert_eq!(order(&world, &pt)[..3], ["lhr", "fra", "cdg"]);
+    // Every choice is what explain has next, once those before are taken out.
+    for policy in [Policy::Geo, Policy::Score] {
+        let asked = Request { policy, place: country("PT"), ..request(&tried) };
+        let mut out = Vec::new();
+        let told = world.table.explain(&asked);
+        for _ in 0..told.len() {
+            let chosen = world.ask(&asked).unwrap().to_owned();
+            // Equals are told in the file's order and drawn by lot.
+            let rank = |id: &str| {
+                let told = told.iter().find(|candidate| candidate.backend.id == id).unwrap();
+                match policy {
+                    Policy::Geo => (u64::from(told.band), told.distance_km.map(f32::to_bits)),
+                    Policy::Score | Policy::Latency => (told.score.to_bits(), None),
+                }
+            };
+            assert_eq!(rank(&chosen), rank(&told[out.len()].backend.id), "{policy:?}, number {}", out.len());
+            world.states.set_down(world.key(&chosen), true);
+            out.push(chosen);
+        }
+        assert_eq!(out.len(), 10);
+        out.iter().for_each(|id| world.states.set_down(world.key(id), false));
+    }
+}
+
+#[test]
+fn a_returning_client_is_told_the_same_score_as_a_new_one() {
+    let world = World::with(&TEN, "gru", false, |raw| raw.country = None);
+    let tried = Exclusions::default();
+    let fresh = Request { place: country("PT"), policy: Policy::Score, ..request(&tried) };
+    let choice = world.table.choose(&fresh).unwrap();
+    let again = world.table.choose(&Request { bound: Some(world.table.key(choice.index)), ..fresh }).unwrap();
+    assert!(again.affine);
+    assert_eq!((again.band, again.score), (choice.band, choice.score));
+}
+
+#[test]
+fn a_table_has_no_twins() {
+    let mut world = World::new(&TEN, "fra");
+    let states = Arc::clone(&world.states);
+    let twins = vec![world.backend("fra"), world.backend("fra")];
+    let builder = TableBuilder { pop_region: "fra".into(), regions: Regions::default(), has_country: true, states };
+    assert_eq!(builder.build(twins).err(), Some(TableError::Twins { id: "fra".into() }));
+    let before = world.key("fra");
+    world.replace(TEN.iter().map(|row| world.backend(row.0)).collect());
+    assert_eq!(world.key("fra"), before);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use edgeproxy_route::{Country, Exclusions, Moment, Policy, Request, StatePool, T
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::source::{self, Source, SourceFlags};
+use super::source::{self, SourceFlags};
 use super::{Failure, columns};
 use crate::admin_client::{AdminClient, encoded};
 use crate::commands::{say, variable};
@@ -140,7 +140,7 @@ impl Explain {
             has_country: loaded.has_country,
             states: Arc::new(StatePool::default()),
         };
-        let table = table.build(loaded.backends).map_err(Failure::Failed)?;
+        let table = table.build(loaded.backends).map_err(Failure::from_display)?;
         say::note("from the table alone, without connections and check results; --admin asks a running proxy");
         let ip = self.client.to_canonical();
         let place = geo.lookup(ip);

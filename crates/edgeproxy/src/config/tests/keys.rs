@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use clap::Args;
 use edgeproxy_proxy::{CheckSettings, ListenerSettings};
 use edgeproxy_route::{Exclusions, OutlierPolicy};
 use humantime::format_duration;
 
 use super::Setup;
-use crate::config::Config;
 use crate::config::keys::{Fallback, KEYS, Key, SECTIONS};
 use crate::config::kind::Kind;
 use crate::config::reference;
+use crate::config::{Config, ProxyFlags};
 
 /// A file that has a table of every section, and a check of every kind with keys of its own.
 const EVERYTHING: &str = r#"
@@ -81,6 +82,28 @@ fn variables_and_flags_are_unique() {
     let attempts = KEYS.iter().find(|key| key.name == "connect_attempts").unwrap();
     let Kind::Count { most, .. } = attempts.kind else { panic!() };
     assert_eq!(usize::try_from(most), Ok(Exclusions::CAPACITY), "a connection remembers no more backends");
+}
+
+#[test]
+fn the_help_of_each_flag_names_its_variable_and_default() {
+    let command = ProxyFlags::augment_args(clap::Command::new("proxy"));
+    for key in KEYS {
+        let Some(flag) = key.flag else { continue };
+        let argument = command.get_arguments().find(|argument| argument.get_long() == Some(flag)).unwrap();
+        let help = argument.get_help().unwrap().to_string();
+        let variable = key.variable().unwrap();
+        assert!(help.contains(&format!("[env: {variable}]")), "--{flag}: {help}");
+        let default = match (key.name, key.fallback) {
+            // In words, as 0 says nothing here.
+            ("threads", _) => Some("one per core"),
+            ("geoip", _) => Some("the table inside the binary"),
+            (_, Fallback::Value(text)) => Some(text),
+            (_, Fallback::Unset(meaning)) => Some(meaning),
+            (_, Fallback::Required(_)) => None,
+        };
+        let shown = help.split_once("[default: ").map(|(_, rest)| rest.trim_end_matches(']'));
+        assert_eq!(shown, default, "--{flag}: {help}");
+    }
 }
 
 /// What a file says that sets one key, beside what the key needs to mean something.

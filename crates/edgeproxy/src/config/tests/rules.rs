@@ -152,7 +152,7 @@ const RULES: &[(&str, &[&str])] = &[
     // Regions.
     (
         "[[routing.region]]\ncode = \"x\"\nlatitude = 0x5B\nlongitude = 0x10\ncountry = \"ES\"",
-        &["edgeproxy.toml:3: routing.region[0].latitude: 5B is not in -90 to 90"],
+        &["edgeproxy.toml:3: routing.region[0].latitude: 0x5B is not in -90 to 90"],
     ),
     (
         "[[routing.region]]\ncode = \"BCN\"\nlatitude = 91\nlongitude = 0\ncountry = \"ESP\"",
