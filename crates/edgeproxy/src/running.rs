@@ -24,7 +24,7 @@ pub(crate) struct Running {
     pub(crate) pop: Arc<Pop>,
     pub(crate) checks: Checks,
     pub(crate) registry: Registry,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     states: Arc<StatePool>,
     /// A drain the API asked for, and within which time.
     drain_order: watch::Sender<Option<Duration>>,
