@@ -205,6 +205,10 @@ mod tests {
     #[test]
     fn the_tree_of_this_process_holds_it() {
         assert!(tree(std::process::id()).contains(&std::process::id()));
-        assert!(TreeCpu::read(std::process::id()).user_ticks < u64::MAX);
+        // Work that takes longer than a tick.
+        let before = TreeCpu::read(std::process::id());
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
+        while std::time::Instant::now() < until {}
+        assert!(TreeCpu::read(std::process::id()).since(&before).nanos > 0);
     }
 }

@@ -237,12 +237,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_parses_and_every_template_but_the_optional_one_exists() {
+    fn the_list_parses_and_every_template_exists() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../peers");
         let peers = read_all(&folder, &[]).unwrap();
         assert!(peers.iter().filter(|peer| peer.reference).count() >= 3);
         for template in peers.iter().filter_map(|peer| peer.template.as_ref()) {
-            assert!(folder.join(template).is_file() || template == "edgeproxy-features.toml", "{template}");
+            assert!(folder.join(template).is_file(), "{template}");
         }
         assert!(read_all(&folder, &["nonsense".to_owned()]).is_err());
     }
