@@ -230,8 +230,7 @@ async fn what_only_begins_like_a_header_passes_unchanged() {
         let mut client = door.pop.connect().await.unwrap();
         let mut server = door.backend.next().await.unwrap();
         client.send(parts[0]).await.unwrap();
-        // Longer than the header may take.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         client.send(parts[1]).await.unwrap();
         let whole = parts.concat();
         assert_eq!(server.receive(whole.len()).await.unwrap(), whole);
@@ -249,6 +248,25 @@ async fn what_only_begins_like_a_header_passes_unchanged() {
     assert_eq!(server.ending().await.unwrap(), (b"PRO".to_vec(), Ending::Finished));
     drop(server);
     assert_eq!(door.line_of(client).await["bytes_in"], 3);
+    door.stop().await;
+}
+
+#[tokio::test]
+async fn who_begins_like_a_header_and_waits_is_refused() {
+    // Passed on, the rest could follow later, and the backend would have a whole header.
+    let door = Door::new(TRUST_ONE).await;
+    let mut client = door.pop.connect().await.unwrap();
+    let mut server = door.backend.next().await.unwrap();
+    client.send(b"PROX").await.unwrap();
+    // Whatever the backend says meanwhile.
+    for _ in 0..3 {
+        server.send(b"tick\n").await.unwrap();
+        assert_eq!(client.line().await.unwrap(), "tick");
+    }
+    assert_eq!(client.ending().await.unwrap(), (vec![], Ending::Reset));
+    assert_eq!(server.ending().await.unwrap(), (vec![], Ending::Reset), "not a byte of it");
+    assert_eq!(door.pop.logged_of(client.address()).await.unwrap()["reason"], "proxy_header_untrusted");
+    drop((client, server));
     door.stop().await;
 }
 

@@ -56,6 +56,30 @@ async fn two_sides_that_wait_for_each_other_do_not_outlive_the_client() {
 }
 
 #[tokio::test]
+async fn when_both_are_gone_the_connection_is_too_whatever_was_left() {
+    // The backend resets while its answer waits for a client that does not read; then the client resets as well.
+    let (_site, _backend, pop, client, mut server) = pair().await;
+    fill(&mut server).await;
+    server.abort().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(pop.count("edge_connections_current", &[]).await.unwrap(), 1, "the client may yet read");
+    let gone = Instant::now();
+    client.abort().unwrap();
+    assert_eq!(pop.logged(|line| line["event"] == "connection").await.unwrap()["close"], "backend_reset");
+    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
+
+    // The client resets while its upload waits for a backend that does not read, and is then killed.
+    let (_site, _backend, pop, mut client, server) = pair().await;
+    fill(&mut client).await;
+    client.abort().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.abort().unwrap();
+    assert_eq!(pop.logged(|line| line["event"] == "connection").await.unwrap()["close"], "client_reset");
+    pop.until_count("edge_connections_current", &[], 0).await.unwrap();
+    pop.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_slow_client_gets_all_of_an_early_answer_and_then_the_reset() {
     let (_site, _backend, pop, mut client, mut server) = pair().await;
     let answer = Pattern::new(1).take(1 << 20);

@@ -140,16 +140,24 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
             let passed = match outcome {
                 Ok(connect) => {
                     states.observe_round_trip(slot, millis(connect), now);
-                    true
+                    Some(true)
                 }
                 Err(error) => {
                     tracing::debug!(backend = subject.backend.id, %error, took = ?started.elapsed(), "check failed");
-                    // A shortage of our own is no news of the backend: it keeps the verdict it has.
-                    if error.blames_backend() { false } else { health.verdict() == Verdict::Up }
+                    error.blames_backend().then_some(false)
                 }
             };
-            pop.metrics.checks.get_or_create(&ByResult { result: if passed { "pass" } else { "fail" } }).inc();
-            turned = health.handle_result(&check.pace, passed, now, random());
+            let result = match passed {
+                Some(true) => "pass",
+                Some(false) => "fail",
+                None => "none",
+            };
+            pop.metrics.checks.get_or_create(&ByResult { result }).inc();
+            match passed {
+                Some(passed) => turned = health.handle_result(&check.pace, passed, now, random()),
+                // A shortage of our own says nothing of the backend.
+                None => health.handle_nothing(&check.pace, now, random()),
+            }
         }
         silent = subject.silence_due().is_some_and(|due| due <= pop.clock.now());
         let down = silent || health.verdict() == Verdict::Down;

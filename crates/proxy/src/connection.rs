@@ -114,8 +114,10 @@ impl Connection {
             {
                 return Step::Close(close);
             }
+            if relay.never_decides(settings, desk.now) {
+                return Step::Refuse(Refusal::HeaderUntrusted);
+            }
             relay.guard(settings);
-            relay.settle_header(settings, desk.now);
         }
         self.advance(desk)
     }
@@ -134,13 +136,12 @@ impl Connection {
             }
         }
         let Stage::Relay(Relayed { relay, record, .. }) = &mut self.stage else { return Step::Close(Close::Error) };
-        match relay.advance(&mut desk.bench, desk.now) {
-            Next::Wait => {
-                if let Some(at) = relay.look_at(&record.listener.settings, record.started, desk.now) {
-                    self.look_at(at, desk);
-                }
-                Step::Wait
-            }
+        let next = relay.advance(&mut desk.bench, desk.now);
+        if let Some(at) = relay.look_at(&record.listener.settings, record.started, desk.now) {
+            self.look_at(at, desk);
+        }
+        match next {
+            Next::Wait => Step::Wait,
             Next::GoOn => Step::GoOn,
             Next::Close(close) => Step::Close(close),
             Next::UntrustedHeader => Step::Refuse(Refusal::HeaderUntrusted),

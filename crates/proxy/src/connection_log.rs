@@ -20,11 +20,11 @@ use crate::close::{Close, Refusal};
 use crate::record::Record;
 
 /// A core's buffer is handed to the writer at this size…
-const FLUSH_BYTES: usize = 32 * 1024;
+const FLUSH_BYTES: usize = 256 * 1024;
 /// …or this long after its first line, whichever comes first.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
-/// Buffers that may wait for the writer: 8 MiB of lines.
-const WAITING_BUFFERS: usize = 256;
+/// Buffers that may wait for the writer: 16 MiB of lines.
+const WAITING_BUFFERS: usize = 64;
 /// How long the last lines may take at the end…
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// …and how often it is looked whether they are written.

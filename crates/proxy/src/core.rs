@@ -9,6 +9,7 @@ mod token;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -89,7 +90,8 @@ pub(crate) fn start(
     let mut core = Core { desk, doors, connections: Slab::new(), serials: Serials::new(), busy: Vec::new() };
     std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
         let _last = Last { pop: Arc::clone(&core.desk.pop), mailbox: Arc::clone(&core.desk.mailbox) };
-        if let Err(error) = core.run() {
+        // A panic has told of itself; those it did not concern are left in order all the same.
+        if let Ok(Err(error)) = catch_unwind(AssertUnwindSafe(|| core.run())) {
             tracing::error!(%error, core = number, "data-plane thread failed");
         }
         core.leave();
@@ -157,7 +159,7 @@ impl Core {
                 connections.get(token.index as usize).is_some_and(|connection| connection.token() == token)
             });
             if orders {
-                self.obey()?;
+                self.obey();
             }
             self.reopen_doors()?;
             self.report();
@@ -221,10 +223,11 @@ impl Core {
             match self.doors[number].accept(self.desk.now) {
                 Ok(Some((client, peer))) => self.arrive(number, client, peer),
                 Ok(None) => break,
-                Err(error) => {
-                    tracing::warn!(listener = self.doors[number].listener.name, %error, "cannot accept; pausing");
-                    // Clients go on waiting; without this the loop would be told of them again and again.
-                    self.watch_door(number, EventFlags::empty())?;
+                Err(_) => {
+                    // Clients go on waiting; watched, the loop would be told of them again and again.
+                    if let Some(socket) = self.doors[number].socket() {
+                        epoll::delete(&self.desk.epoll, socket)?;
+                    }
                     break;
                 }
             }
@@ -258,35 +261,32 @@ impl Core {
     /// Opens again what was closed for want of descriptors or memory.
     fn reopen_doors(&mut self) -> io::Result<()> {
         for number in 0..self.doors.len() {
-            if self.doors[number].reopen(self.desk.now) {
-                self.watch_door(number, EventFlags::IN)?;
+            let door = &mut self.doors[number];
+            if door.reopen(self.desk.now)
+                && let Some(socket) = door.socket()
+            {
+                let subject = Subject::Door(u32::try_from(number).unwrap_or(u32::MAX));
+                self.desk.watch_for(socket, subject, EventFlags::IN)?;
             }
         }
         Ok(())
     }
 
-    fn watch_door(&self, number: usize, news: EventFlags) -> io::Result<()> {
-        let Some(socket) = self.doors[number].socket() else { return Ok(()) };
-        let subject = Subject::Door(u32::try_from(number).unwrap_or(u32::MAX));
-        Ok(epoll::modify(&self.desk.epoll, socket, EventData::new_u64(subject.encode()), news)?)
-    }
-
-    fn obey(&mut self) -> io::Result<()> {
+    fn obey(&mut self) {
         for order in self.desk.mailbox.take() {
             // Whoever asked may have stopped waiting for the reply.
             match order {
                 Order::Turn(token) => self.serve(token, Connection::advance),
-                Order::Drain => self.drain()?,
+                Order::Drain => self.drain(),
                 Order::List { after, limit, reply } => drop(reply.send(self.list(after, limit))),
                 Order::End { concerns, close, reply } => drop(reply.send(self.end(&concerns, close))),
             }
         }
-        Ok(())
     }
 
     /// Turns waiting clients away; once it is time, takes in those whom the kernel had already completed (they would be
     /// reset otherwise) and closes the doors.
-    fn drain(&mut self) -> io::Result<()> {
+    fn drain(&mut self) {
         for token in self.tokens(|connection| connection.record().is_none()) {
             self.serve(token, Connection::advance);
         }
@@ -299,7 +299,6 @@ impl Core {
                 self.doors[number].close();
             }
         }
-        Ok(())
     }
 
     fn end(&mut self, concerns: &Concerns, close: Close) -> usize {

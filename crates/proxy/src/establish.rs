@@ -74,8 +74,9 @@ pub(crate) struct Dialling {
 impl Dialling {
     /// Cut short by what the client may wait in all, the backend is not to blame.
     fn timed_out(&self, listener: &Listener) -> DialError {
-        let allowed = self.until - self.since;
-        if allowed < listener.settings.connect_timeout { DialError::OutOfTime } else { DialError::Timeout(allowed) }
+        let (allowed, settings) = (self.until - self.since, &listener.settings);
+        let fair = settings.connect_timeout.min(settings.connect_deadline);
+        if allowed < fair { DialError::OutOfTime } else { DialError::Timeout(allowed) }
     }
 }
 
@@ -324,6 +325,9 @@ impl Errand {
         }
         if matches!(error, DialError::DescriptorsExhausted) {
             return Err(Refusal::DescriptorsExhausted);
+        }
+        if self.socket.is_broken() {
+            return Err(Refusal::ClientGone);
         }
         self.dialling += took;
         let room = self.tried.add(table.key(choice.index).slot());

@@ -93,9 +93,10 @@ fn take(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::R
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    // Accepted sockets inherit both, which spares each connection two system calls.
+    // Accepted sockets inherit all three, which spares each connection as many system calls.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(settings.user_timeout)?;
+    socket.set_out_of_band_inline(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -108,11 +109,13 @@ pub(crate) struct Door {
     reserve: Reserve,
     /// Nobody is accepted before, for want of descriptors or memory.
     closed_until: Option<Instant>,
+    /// Nobody was accepted since it was last closed: that has been told.
+    told: bool,
 }
 
 impl Door {
     pub(crate) fn new(listener: Arc<Listener>, socket: OwnedFd) -> Self {
-        Self { listener, socket: Some(socket), reserve: Reserve::new(), closed_until: None }
+        Self { listener, socket: Some(socket), reserve: Reserve::new(), closed_until: None, told: false }
     }
 
     pub(crate) fn socket(&self) -> Option<&OwnedFd> {
@@ -135,7 +138,10 @@ impl Door {
         for attempt in 1.. {
             let error = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((client, Some(peer))) => match SocketAddr::try_from(peer) {
-                    Ok(peer) => return Ok(Some((client, peer))),
+                    Ok(peer) => {
+                        self.told = false;
+                        return Ok(Some((client, peer)));
+                    }
                     Err(error) => error,
                 },
                 Ok((_, None)) => Errno::NOTCONN,
@@ -152,6 +158,9 @@ impl Door {
             // What fails again and again is no error of one connection, whatever it is called.
             if kind != AcceptError::Connection || attempt >= FAILED_AT_ONCE {
                 self.closed_until = Some(now + SHORTAGE_PAUSE);
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(listener = self.listener.name, %error, "cannot accept; trying again and again");
+                }
                 return Err(error);
             }
         }

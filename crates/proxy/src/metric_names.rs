@@ -44,7 +44,7 @@ pub const TABLE_BACKENDS: &str = "edge_table_backends";
 pub const TABLE_REJECTED_ROWS: &str = "edge_table_rejected_rows";
 /// Reloads of the geo table, by result.
 pub const GEO_RELOADS: &str = "edge_geo_reloads";
-/// Lines of the connection log lost because its destination was too slow.
+/// Lines of the connection log lost because its destination was too slow, or failed.
 pub const CONNECTION_LOG_DROPPED: &str = "edge_connection_log_dropped";
 /// 1 while `/readyz` says ready.
 pub const READY: &str = "edge_ready";

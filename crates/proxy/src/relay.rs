@@ -31,7 +31,7 @@ const SCRATCH: usize = 64 * 1024;
 /// How long a side whose counterpart is gone may take nothing of what was left for it.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How often it is looked whether it has received all.
-const LOOK_AGAIN: Duration = Duration::from_millis(25);
+const RECEIVED_EVERY: Duration = Duration::from_millis(25);
 
 /// What a core lends to the relay it is working on.
 pub(crate) struct Workbench {
@@ -72,6 +72,8 @@ pub(crate) struct Relay {
     ending: Option<Box<Ending>>,
     /// Keepalive and user timeout are set.
     guarded: bool,
+    /// When the client began with what may become a PROXY header.
+    undecided_since: Option<Instant>,
     /// When the last byte moved, or a side finished.
     last_moved: Instant,
 }
@@ -79,19 +81,21 @@ pub(crate) struct Relay {
 /// What happens once a side is gone.
 struct Ending {
     who: End,
+    /// The other is gone as well.
+    both: bool,
     close: Close,
     /// When it was noticed, or the client last took something.
     since: Instant,
-    /// What the client had yet to receive at the last look.
-    unacknowledged: usize,
+    /// Bytes the client had yet to receive at the last look.
+    left: usize,
 }
 
 impl Ending {
     /// Whether the client has yet to receive what was sent to it.
     fn receives(&mut self, client: &Socket, now: Instant) -> bool {
         let left = client.unacknowledged();
-        if left < self.unacknowledged {
-            self.unacknowledged = left;
+        if left < self.left {
+            self.left = left;
             self.since = now;
         }
         left > 0
@@ -125,6 +129,7 @@ impl Relay {
             first_done: None,
             ending: None,
             guarded: false,
+            undecided_since: None,
             last_moved: now,
         }
     }
@@ -153,7 +158,7 @@ impl Relay {
             // Whether or not anything is to be read from it or written to it: else a connection whose other side does
             // not read would outlive this one.
             if let Some(error) = self.socket(end).take_error() {
-                self.is_gone(end, &error, now);
+                self.lose(end, &error, now);
             }
         }
         let mut next = Next::Wait;
@@ -167,7 +172,7 @@ impl Relay {
                 Ok(Flow::Finished) => self.finished(from, now),
                 Err(broken) => {
                     let culprit = broken.culprit(from);
-                    self.is_gone(culprit, &broken.error, now);
+                    self.lose(culprit, &broken.error, now);
                     if broken.side == Side::Source {
                         self.finished(from, now);
                     }
@@ -178,6 +183,8 @@ impl Relay {
         }
         match (&mut self.ending, self.first_done) {
             _ if self.inbound.is_untrusted_header() => Next::UntrustedHeader,
+            // Nobody is left to take anything.
+            (Some(ending), _) if ending.both => Next::Close(ending.close),
             (Some(ending), _) if ending.who == End::Client && self.client_done => Next::Close(ending.close),
             // The reset that follows would throw away what the client has not received of an early answer.
             (Some(ending), _) if ending.who == End::Backend && self.backend_done => {
@@ -202,7 +209,7 @@ impl Relay {
 
     fn advance_from(&mut self, from: End, bench: &mut Workbench, now: Instant) -> Result<Flow, Broken> {
         // Of a side that is gone, the end is no regular one: the other is told by a reset.
-        let (broken, undecided) = (self.ending.is_some(), self.inbound.is_undecided());
+        let broken = self.ending.is_some();
         let (direction, source, destination, last) = match from {
             End::Client => (&mut self.inbound, &mut self.client, &mut self.backend, self.backend_done),
             End::Backend => (&mut self.outbound, &mut self.backend, &mut self.client, self.client_done),
@@ -214,8 +221,11 @@ impl Relay {
             End::Client => bench.moved.inbound += moved,
             End::Backend => bench.moved.outbound += moved,
         }
-        if moved > 0 || self.inbound.is_undecided() != undecided {
+        if moved > 0 {
             self.last_moved = now;
+        }
+        if self.inbound.is_undecided() {
+            self.undecided_since.get_or_insert(now);
         }
         flow
     }
@@ -239,41 +249,53 @@ impl Relay {
     ///
     /// Not at once: a backend that answers early and closes resets what is still being sent to it, and its answer waits
     /// to be read.
-    fn is_gone(&mut self, who: End, error: &io::Error, now: Instant) {
-        let ending = || Box::new(Ending { who, close: why(error, who), since: now, unacknowledged: usize::MAX });
-        self.ending.get_or_insert_with(ending);
+    fn lose(&mut self, who: End, error: &io::Error, now: Instant) {
+        match &mut self.ending {
+            Some(ending) => ending.both |= ending.who != who,
+            None => {
+                let close = why(error, who);
+                self.ending = Some(Box::new(Ending { who, both: false, close, since: now, left: usize::MAX }));
+            }
+        }
     }
 
     /// When the connection must end if nothing moves until then, and what that means.
     pub(crate) fn deadline(&self, settings: &ListenerSettings, started: Instant) -> Option<(Instant, Close)> {
+        let lifetime = settings.max_lifetime.map(|lifetime| (started + lifetime, Close::MaxLifetime));
+        if let Some(ending) = &self.ending {
+            let last_words = (ending.since.max(self.last_moved) + LAST_WORDS, ending.close);
+            return [Some(last_words), lifetime].into_iter().flatten().min_by_key(|(at, _)| *at);
+        }
         let half_closed = self.client_done || self.backend_done;
         let idle = settings.idle_timeout.map(|timeout| (self.last_moved + timeout, Close::IdleTimeout));
         let half = settings
             .half_close_timeout
             .filter(|_| half_closed)
             .map(|timeout| (self.last_moved + timeout, Close::HalfCloseTimeout));
-        let lifetime = settings.max_lifetime.map(|lifetime| (started + lifetime, Close::MaxLifetime));
-        let ending = self.ending.as_ref().map(|ending| (ending.since.max(self.last_moved) + LAST_WORDS, ending.close));
-        [ending, idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [idle, half, lifetime].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     /// When to look again even if no socket has news.
     pub(crate) fn look_at(&self, settings: &ListenerSettings, started: Instant, now: Instant) -> Option<Instant> {
         let deadline = self.deadline(settings, started).map(|(at, _)| at);
         // Nothing tells when the last byte was received.
-        let received = self.ending.as_ref().map(|_| now + LOOK_AGAIN);
-        let header = self.inbound.is_undecided().then(|| self.last_moved + settings.proxy_header_timeout);
-        [deadline, received, header].into_iter().flatten().min()
+        let receives = self.ending.as_ref().is_some_and(|ending| ending.who == End::Backend) && self.backend_done;
+        let received = receives.then(|| now + RECEIVED_EVERY);
+        [deadline, received, self.undecided_until(settings)].into_iter().flatten().min()
     }
 
-    /// First bytes that begin like a header and do not go on are none.
-    pub(crate) fn settle_header(&mut self, settings: &ListenerSettings, now: Instant) {
-        if self.inbound.is_undecided() && now >= self.last_moved + settings.proxy_header_timeout {
-            self.inbound.settle_header();
-        }
+    /// Whether the client has begun like a PROXY header and then taken too long. To pass that on would let the rest
+    /// follow later, and the backend would have a whole header from somebody not trusted.
+    pub(crate) fn never_decides(&self, settings: &ListenerSettings, now: Instant) -> bool {
+        self.undecided_until(settings).is_some_and(|until| now >= until)
     }
 
-    /// Sets what only matters to connections that last: it would cost a short one six system calls.
+    fn undecided_until(&self, settings: &ListenerSettings) -> Option<Instant> {
+        let since = self.undecided_since.filter(|_| self.inbound.is_undecided())?;
+        Some(since + settings.proxy_header_timeout)
+    }
+
+    /// Sets what only matters to connections that last: it would cost a short one eight system calls.
     pub(crate) fn guard(&mut self, settings: &ListenerSettings) {
         if self.guarded {
             return;

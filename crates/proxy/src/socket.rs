@@ -27,6 +27,8 @@ pub(crate) struct Socket {
     broken: bool,
     /// Urgent data has come once: reads stop short at its mark, and then there may be more.
     urgent: bool,
+    /// …and is kept in its place.
+    inline: bool,
 }
 
 impl Socket {
@@ -36,7 +38,7 @@ impl Socket {
 
     /// A socket of which nothing is known yet.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, writable: false, finished: false, broken: false, urgent: false }
+        Self { fd, readable: false, writable: false, finished: false, broken: false, urgent: false, inline: false }
     }
 
     /// Takes news from epoll.
@@ -49,7 +51,15 @@ impl Socket {
         self.writable |= news.contains(EventFlags::OUT) || broken;
         if news.contains(EventFlags::PRI) && !self.urgent {
             self.urgent = true;
-            // A byte of the stream like any other: left out of it, telnet's commands would come apart.
+            self.keep_urgent_in_place();
+        }
+    }
+
+    /// Urgent data stays a part of the stream, like any other: left out of it, telnet's commands would come apart.
+    /// (Accepted sockets have that from the listening one.)
+    pub(crate) fn keep_urgent_in_place(&mut self) {
+        if !self.inline {
+            self.inline = true;
             let _: io::Result<()> = SockRef::from(&self.fd).set_out_of_band_inline(true);
         }
     }

@@ -48,8 +48,7 @@ impl Health {
 
     /// Takes in a check's result. Returns the new verdict if this result turned it.
     pub fn handle_result(&mut self, pace: &CheckPace, passed: bool, now: Moment, random: u64) -> Option<Verdict> {
-        let jitter = share(pace.interval / 5, random);
-        self.next = now.after(pace.interval - pace.interval / 10 + jitter);
+        self.handle_nothing(pace, now, random);
         let (contradicts, needed, other) = match self.verdict {
             Verdict::Up => (!passed, pace.fall, Verdict::Down),
             Verdict::Down => (passed, pace.rise, Verdict::Up),
@@ -65,6 +64,12 @@ impl Health {
         self.against = 0;
         self.verdict = other;
         Some(other)
+    }
+
+    /// A check came to no result: nothing was learnt, and the next comes in its time.
+    pub fn handle_nothing(&mut self, pace: &CheckPace, now: Moment, random: u64) {
+        let jitter = share(pace.interval / 5, random);
+        self.next = now.after(pace.interval - pace.interval / 10 + jitter);
     }
 
     /// When the next check is due.

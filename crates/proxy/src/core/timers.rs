@@ -37,8 +37,8 @@ impl Timers {
 
     /// The token will be due at this time, or up to a tick later.
     pub(crate) fn set(&mut self, at: Instant, token: Token) {
-        let since = at.saturating_duration_since(self.zero).as_millis();
-        let tick = u64::try_from(since.div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).max(self.next);
+        let since = at.saturating_duration_since(self.zero).as_nanos();
+        let tick = u64::try_from(since.div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX).max(self.next);
         if tick - self.next < BUCKETS {
             self.bucket(tick).push(token);
             self.near += 1;
@@ -59,7 +59,7 @@ impl Timers {
 
     /// Moves what is due by now to `due`.
     pub(crate) fn take_due(&mut self, now: Instant, due: &mut Vec<Token>) {
-        let since = now.saturating_duration_since(self.zero).as_millis() / TICK.as_millis();
+        let since = now.saturating_duration_since(self.zero).as_nanos() / TICK.as_nanos();
         let present = u64::try_from(since).unwrap_or(u64::MAX);
         if present < self.next {
             return;
@@ -108,9 +108,10 @@ mod tests {
     fn timers_are_due_in_time_and_never_early() {
         let zero = Instant::now();
         let mut timers = Timers::new(zero);
-        let waits = [0, 1, 15, 16, 17, 500, 8_000, 8_191, 8_192, 8_193, 20_000, 3_600_000];
+        let waits = [0, 1, 999, 15_999, 16_000, 16_001, 16_500, 500_000, 8_191_999, 8_192_000, 8_192_001, 20_000_000]
+            .map(Duration::from_micros);
         for (serial, wait) in (0..).zip(waits) {
-            timers.set(zero + Duration::from_millis(wait), token(serial));
+            timers.set(zero + wait, token(serial));
         }
         let mut fired = vec![None; waits.len()];
         let mut due = Vec::new();
@@ -122,8 +123,8 @@ mod tests {
             }
         }
         for (wait, fired) in waits.into_iter().zip(fired) {
-            let late = fired.unwrap().checked_sub(Duration::from_millis(wait)).expect("not early");
-            assert!(late <= TICK, "{wait} ms was {late:?} late");
+            let late = fired.unwrap().checked_sub(wait).expect("not early");
+            assert!(late <= TICK, "{wait:?} was {late:?} late");
         }
     }
 

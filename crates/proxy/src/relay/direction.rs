@@ -200,6 +200,7 @@ impl Direction {
 
     /// Moves what the source has into a pipe, or goes back to copying when it is too little to be worth two calls.
     fn fill_pipe(&mut self, bench: &mut Workbench, source: &mut Socket) -> Result<Poll<()>, Broken> {
+        source.keep_urgent_in_place();
         let Some(mut pipe) = bench.pipes.take() else {
             self.bulk = false;
             return Ok(Poll::Ready(()));
@@ -238,8 +239,8 @@ impl Direction {
         self.header == HeaderCheck::Open && self.held.is_some()
     }
 
-    /// What could have become a header did not: the source finished within it, or has taken too long.
-    pub(super) fn settle_header(&mut self) {
+    /// The source finished within what could have become a header: it is none.
+    fn settle_header(&mut self) {
         if self.header == HeaderCheck::Open {
             self.header = HeaderCheck::Passed;
         }

@@ -54,7 +54,8 @@ impl Pipes {
         }
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         if fcntl_setpipe_size(&into, PIPE_BYTES).is_err() {
-            // The user's quota (fs.pipe-user-pages-soft) is used up. Small pipes are slower than copying.
+            // Small pipes are slower than copying.
+            tracing::warn!(pipes = count, "no more pipes: this user's quota (fs.pipe-user-pages-soft) is used up");
             self.most = count;
             return None;
         }
