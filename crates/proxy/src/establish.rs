@@ -257,20 +257,14 @@ impl Errand {
             policy: listener.settings.policy,
             tried: &self.tried,
             bound: listener.affinity.get(self.client.affinity_key(), now),
-            forced: false,
+            forced: listener.settings.when_all_down == WhenAllDown::Try,
             now,
             random: random(),
         };
         loop {
             // Loaded anew each time: of a table that was replaced meanwhile, backends may be gone.
             let table = desk.pop.table.load_full();
-            let choice = match table.choose(&request) {
-                Err(NoRoute::AllDown) if listener.settings.when_all_down == WhenAllDown::Try && !request.forced => {
-                    request.forced = true;
-                    continue;
-                }
-                chosen => chosen.map_err(Refusal::NoRoute)?,
-            };
+            let choice = table.choose(&request).map_err(Refusal::NoRoute)?;
             if let Some(reservation) = table.reserve(&choice, now) {
                 let slot = TakenSlot { reservation: Some(reservation), pop: Arc::clone(&desk.pop) };
                 return Ok((table, choice, slot));

@@ -14,6 +14,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 
+/// Bytes of a transfer in bulk that may wait in the kernel beyond the window of the receiver.
+const UNSENT: u32 = 1024 * 1024;
 /// asm-generic/ioctls.h
 const TIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 
@@ -29,6 +31,8 @@ pub(crate) struct Socket {
     urgent: bool,
     /// …and is kept in its place.
     inline: bool,
+    /// No more than [`UNSENT`] waits to be sent.
+    limited: bool,
 }
 
 impl Socket {
@@ -38,7 +42,16 @@ impl Socket {
 
     /// A socket of which nothing is known yet.
     pub(crate) fn new(fd: OwnedFd) -> Self {
-        Self { fd, readable: false, writable: false, finished: false, broken: false, urgent: false, inline: false }
+        Self {
+            fd,
+            readable: false,
+            writable: false,
+            finished: false,
+            broken: false,
+            urgent: false,
+            inline: false,
+            limited: false,
+        }
     }
 
     /// Takes news from epoll.
@@ -147,6 +160,15 @@ impl Socket {
         match SockRef::from(&self.fd).shutdown(Shutdown::Write) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Takes no more than what is worth having at hand for sending: a receiver that does not read would have the kernel
+    /// hold some megabytes else, and one that does gets no faster by them.
+    pub(crate) fn limit_unsent(&mut self) {
+        if !self.limited {
+            self.limited = true;
+            let _: io::Result<()> = SockRef::from(&self.fd).set_tcp_notsent_lowat(UNSENT);
         }
     }
 

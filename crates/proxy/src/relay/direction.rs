@@ -123,7 +123,7 @@ impl Direction {
                 return Ok(Flow::Finished);
             }
             let more = match self.bulk && !source.is_urgent() {
-                true => self.fill_pipe(bench, source)?,
+                true => self.fill_pipe(bench, source, destination)?,
                 false => self.copy(bench, source, destination)?,
             };
             if more.is_pending() || self.is_untrusted_header() {
@@ -199,8 +199,14 @@ impl Direction {
     }
 
     /// Moves what the source has into a pipe, or goes back to copying when it is too little to be worth two calls.
-    fn fill_pipe(&mut self, bench: &mut Workbench, source: &mut Socket) -> Result<Poll<()>, Broken> {
+    fn fill_pipe(
+        &mut self,
+        bench: &mut Workbench,
+        source: &mut Socket,
+        destination: &mut Socket,
+    ) -> Result<Poll<()>, Broken> {
         source.keep_urgent_in_place();
+        destination.limit_unsent();
         let Some(mut pipe) = bench.pipes.take() else {
             self.bulk = false;
             return Ok(Poll::Ready(()));
