@@ -104,7 +104,7 @@ struct Held {
     client: u8,
     trial: bool,
     connected: bool,
-    /// The backend's moves when it was taken.
+    /// The backend's moves when the table was made that it was taken by.
     moves: u32,
     tried: Exclusions,
 }
@@ -112,8 +112,10 @@ struct Held {
 struct World {
     states: Arc<StatePool>,
     table: Table,
+    /// How often each backend had moved when the table was made.
+    moves: Vec<u32>,
     /// Those before, the latest first, which decisions under way still hold.
-    former: VecDeque<Table>,
+    former: VecDeque<(Table, Vec<u32>)>,
     affinity: Affinity,
     now: u64,
     held: Vec<Held>,
@@ -192,6 +194,7 @@ impl World {
         Self {
             states,
             table,
+            moves: Vec::new(),
             former: VecDeque::new(),
             affinity: Affinity::new(TTL, 1_000_000),
             now: 0,
@@ -293,13 +296,16 @@ impl World {
             let stranger = self.held.iter().find(|held| held.key.slot() == key.slot() && held.id != backend.id);
             assert!(stranger.is_none(), "a slot was given away with connections open");
         }
-        self.former.push_front(std::mem::replace(&mut self.table, table));
+        let moves = table.backends().map(|(_, key)| self.known(key).moves).collect();
+        let former = (std::mem::replace(&mut self.table, table), std::mem::replace(&mut self.moves, moves));
+        self.former.push_front(former);
         self.former.truncate(FORMER);
     }
 
     fn visit(&mut self, visit: Visit, tried: Exclusions) {
         let former = visit.late.map(|late| usize::from(late) % FORMER).and_then(|late| self.former.get(late));
-        let (mut table, mut late) = former.map_or((&self.table, false), |former| (former, true));
+        let serving = (&self.table, &self.moves, false);
+        let (mut table, mut moves, mut late) = former.map_or(serving, |(table, moves)| (table, moves, true));
         let remembered = self.remembered(visit.client);
         if let Some(bound) = remembered
             && let Some(index) = table.find(bound)
@@ -326,14 +332,14 @@ impl World {
             let Ok(choice) = chosen else { break };
             if let Some(reservation) = table.reserve(&choice, self.now()) {
                 let (key, backend) = (table.key(choice.index), Arc::clone(table.backend(choice.index)));
-                reserved = Some((reservation, choice, key, backend));
+                reserved = Some((reservation, choice, key, backend, moves[choice.index]));
                 break;
             }
             // The slot has another owner since that table: who asks again must ask the one that serves now.
             assert!(late, "nobody else could have taken it");
-            (table, late) = (&self.table, false);
+            (table, moves, late) = serving;
         }
-        let Some((reservation, choice, key, chosen)) = reserved else { return };
+        let Some((reservation, choice, key, chosen, moves)) = reserved else { return };
         let stranger = self.held.iter().find(|held| held.key.slot() == key.slot() && held.key != key);
         assert!(stranger.is_none(), "a slot carries connections of two backends");
         if let Some((current, _)) = self.table.backends().find(|(_, current)| current.slot() == key.slot()) {
@@ -343,7 +349,6 @@ impl World {
         assert!(of_this < chosen.limits.hard as usize, "{:?} has {of_this} of {}", chosen.id, chosen.limits.hard);
         let known = self.known(key);
         let trial = known.ejected && !known.down && !choice.forced;
-        let moves = known.moves;
         let (id, client) = (chosen.id.clone(), visit.client);
         self.held.push(Held { reservation, id, key, client, trial, connected: false, moves, tried });
     }
@@ -360,9 +365,15 @@ impl World {
             let known = self.known(key);
             let in_service = !known.down && !known.ejected;
             let on_trial = self.held.iter().any(|held| held.key == key && held.trial);
-            (in_service || request.forced, !known.down && !on_trial && self.now >= known.until)
+            (in_service, !known.down && !on_trial && self.now >= known.until)
         };
         let room = |index: usize, key: SlotKey| self.count(key) < self.table.backend(index).limits.hard as usize;
+        let is_first_try = format!("{:?}", request.tried).contains("[None");
+        // Only where there is no other, and never again for a client that has tried one.
+        let forced = request.forced
+            && is_first_try
+            && !open.iter().any(|(index, key)| serves(*key).0 || serves(*key).1 && room(*index, *key));
+        let serves = |key: SlotKey| (forced || serves(key).0, serves(key).1);
         let eligible: Vec<usize> = (untried.iter())
             .filter(|(index, key)| room(*index, *key) && (serves(*key).0 || serves(*key).1))
             .map(|(index, _)| *index)
@@ -383,7 +394,7 @@ impl World {
                     NoRoute::AllTried
                 } else if untried.iter().any(|(_, key)| serves(*key).0) {
                     NoRoute::AllFull
-                } else if untried.len() == open.len() && format!("{:?}", request.tried).contains("[None") {
+                } else if is_first_try {
                     NoRoute::AllDown
                 } else {
                     NoRoute::AllTried

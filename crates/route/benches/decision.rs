@@ -91,7 +91,13 @@ fn clients() -> [Place; 4] {
     [country("US"), country("KE"), country("DE").at(berlin), Place::UNKNOWN]
 }
 
+/// Asks a table whose backends have connections.
 fn decide(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
+    decide_after(bencher, table, policy, &Exclusions::default());
+}
+
+/// The same for a client that has tried some.
+fn decide_after(bencher: Bencher<'_, '_>, table: &Table, policy: Policy, after: &Exclusions) {
     let tried = Exclusions::default();
     let clients = clients();
     // Connections come and go, so that loads differ as they do in service.
@@ -113,17 +119,16 @@ fn decide(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
             held.extend(table.reserve(&choice, now));
         }
     }
-    ask(bencher, table, policy);
+    ask(bencher, table, policy, after);
 }
 
-fn ask(bencher: Bencher<'_, '_>, table: &Table, policy: Policy) {
-    let (tried, clients, now) = (Exclusions::default(), clients(), Moment::from_millis(1_000));
+fn ask(bencher: Bencher<'_, '_>, table: &Table, policy: Policy, tried: &Exclusions) {
+    let (clients, now) = (clients(), Moment::from_millis(1_000));
     let mut random = 0_u64;
     bencher.bench_local(|| {
         random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let place = clients[usize::try_from(random >> 62).expect("two bits")];
-        let request =
-            Request { place, app: Some("web"), policy, tried: &tried, bound: None, forced: false, now, random };
+        let request = Request { place, app: Some("web"), policy, tried, bound: None, forced: false, now, random };
         black_box(table.choose(black_box(&request)))
     });
 }
@@ -156,7 +161,39 @@ fn latency_policy_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
 /// All idle, and so all alike: everybody takes part in the draw.
 #[divan::bench(args = COUNTS)]
 fn idle_and_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
-    ask(bencher, &table(backends, true), Policy::Geo);
+    ask(bencher, &table(backends, true), Policy::Geo, &Exclusions::default());
+}
+
+/// One out of service for days is the usual state of a large table.
+#[divan::bench(args = COUNTS, consts = [true, false])]
+fn geo_policy_one_down<const ONE_PLACE: bool>(bencher: Bencher<'_, '_>, backends: usize) {
+    let table = table(backends, ONE_PLACE);
+    table.states().set_down(table.key(backends / 2), true);
+    decide(bencher, &table, Policy::Geo);
+}
+
+#[divan::bench(args = COUNTS)]
+fn latency_policy_one_down_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
+    let table = table(backends, true);
+    table.states().set_down(table.key(backends / 2), true);
+    decide(bencher, &table, Policy::Latency);
+}
+
+/// A client on its way to another backend, after a failed connect.
+#[divan::bench(args = COUNTS, consts = [true, false])]
+fn geo_policy_one_tried<const ONE_PLACE: bool>(bencher: Bencher<'_, '_>, backends: usize) {
+    let table = table(backends, ONE_PLACE);
+    let mut tried = Exclusions::default();
+    assert!(tried.add(table.key(backends / 2).slot()), "the first");
+    decide_after(bencher, &table, Policy::Geo, &tried);
+}
+
+#[divan::bench(args = COUNTS)]
+fn latency_policy_one_tried_all_in_one_place(bencher: Bencher<'_, '_>, backends: usize) {
+    let table = table(backends, true);
+    let mut tried = Exclusions::default();
+    assert!(tried.add(table.key(backends / 2).slot()), "the first");
+    decide_after(bencher, &table, Policy::Latency, &tried);
 }
 
 #[divan::bench(args = COUNTS)]

@@ -152,7 +152,12 @@ mod tests {
 
     fn backends() -> Vec<SlotKey> {
         let addr = "10.0.0.1:80".parse().unwrap();
-        StatePool::default().assign(&["a", "b"].map(|id| Applicant { id, addr })).unwrap()
+        StatePool::default()
+            .assign(&["a", "b"].map(|id| Applicant { id, addr }))
+            .unwrap()
+            .into_iter()
+            .map(|claim| claim.key)
+            .collect()
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::place::Country;
 const MAX_NAME_BYTES: usize = 128;
 /// Largest weight accepted. The ratio of two weights is what counts, so more range than this is a typing mistake.
 const MAX_WEIGHT: i64 = 1_000;
-/// Largest connection limit accepted: what one source address can hold open to one backend several times over.
+/// Largest connection limit accepted, 150 times what one source address can hold open to one port: more is a typing
+/// mistake.
 const MAX_LIMIT: i64 = 10_000_000;
 
 /// The address we dial.

@@ -77,6 +77,11 @@ impl Exclusions {
         self.slots.contains(&Some(slot))
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Slot> {
+        // Filled from the front.
+        self.slots.iter().map_while(|slot| *slot)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.slots[0].is_none()
     }
@@ -95,7 +100,8 @@ pub struct Request<'a> {
     pub tried: &'a Exclusions,
     /// Where this client went before, if affinity remembers. Taken whenever it has room and is in service.
     pub bound: Option<SlotKey>,
-    /// Also consider backends that checks or failed connects have taken out (the setting `when_all_down = "try"`).
+    /// Where checks or failed connects have taken out every backend, try one all the same (the setting
+    /// `when_all_down = "try"`).
     pub forced: bool,
     /// The present.
     pub now: Moment,
@@ -163,7 +169,13 @@ impl Table {
             return Ok(choice);
         }
         let mut decision = Decision::new(self, view, request, marks);
-        decision.pick().map(|pick| decision.answer(pick)).ok_or_else(|| decision.why_none())
+        match decision.decide() {
+            Err(NoRoute::AllDown) if request.forced => {
+                decision.force();
+                decision.decide()
+            }
+            decided => decided,
+        }
     }
 
     /// The backend affinity remembers, if it may take this client. A full or absent one is passed over for this
@@ -242,6 +254,8 @@ pub(crate) struct Nearness(u64);
 impl Nearness {
     /// Where neither matters.
     pub(crate) const ANY: Self = Self(0);
+    /// After every other.
+    const FARTHEST: Self = Self(u64::MAX);
 
     fn below_soft_limit(band: u8, remoteness: f32) -> Self {
         // Numbers that are not negative are ordered as their bits are.
@@ -254,7 +268,8 @@ impl Nearness {
     }
 }
 
-/// 100 × band + (connections / soft limit) / weight, in this order of operations.
+/// 100 × band + (connections / soft limit) / weight, in this order of operations: the number as it is told. A scan
+/// multiplies instead, so equal loads of backends with different limits may there be apart by the last bit.
 pub(crate) fn score(band: u8, limits: Limits, connections: u32) -> f64 {
     100.0 * f64::from(band) + f64::from(connections) / f64::from(limits.soft) / f64::from(limits.weight.max(1))
 }

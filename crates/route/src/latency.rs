@@ -8,8 +8,8 @@ use crate::moment::Moment;
 /// Time constant of the average: a sample's weight falls to 37 % after this long. Long enough to ride over one slow
 /// connect, short enough to follow a route change within half a minute.
 const TIME_CONSTANT_MS: f32 = 10_000.0;
-/// Length of a stamp, the unit in which the age of a sample is kept: 31 bits of it last four years, after which nothing
-/// ages any more.
+/// Length of a stamp, the unit in which the age of a sample is kept: 31 bits of it last four years. A process older
+/// than that is stuck in the last stamp: nothing ages any more, averages only rise, and spans of blocks stay as they are.
 const STAMP_MS: u16 = 62;
 const LAST_STAMP: u32 = i32::MAX.cast_unsigned();
 /// Three time constants in stamps: an average without a sample for this long is no longer believed when it is bad.
@@ -80,10 +80,11 @@ impl Estimate {
         u64::from(millis.to_bits()) << 32 | u64::from(self.now)
     }
 
-    /// The milliseconds of such a word, unless it is of another stamp.
+    /// The milliseconds of such a word, unless it is of an earlier stamp. Of a later one it is where another core has
+    /// looked at the clock since: were it found anew, each of the two would undo what the other found.
     #[allow(clippy::cast_possible_truncation, reason = "unpacking two halves")]
     pub(crate) fn unpack_if_current(self, packed: u64) -> Option<f32> {
-        (packed as u32 == self.now).then(|| f32::from_bits((packed >> 32) as u32))
+        (packed as u32 >= self.now).then(|| f32::from_bits((packed >> 32) as u32))
     }
 
     /// The average; where nothing was measured, `guess`. A bad average that nothing has confirmed for long is worth no
@@ -114,10 +115,12 @@ impl Default for RoundTrip {
 }
 
 impl RoundTrip {
+    /// Of two samples that come at the very same time one is lost: the next makes up for it.
     pub(crate) fn observe(&self, millis: f32, now: Moment) {
         let sample = millis.max(0.001);
         let average = match self.unpack() {
-            Some((average, at)) if sample < average => {
+            // What is too old to be believed is also too old to be a part of the new average.
+            Some((average, at)) if sample < average && stamp(now).saturating_sub(at) <= STALE_STAMPS => {
                 let elapsed = elapsed_ms(at, now);
                 if elapsed == 0.0 {
                     // Many samples at one time say no more than one: the next stamp's counts for the time since.
@@ -218,6 +221,21 @@ mod tests {
         assert_eq!(millis(&trip, at(131)), 15.0);
         trip.observe(5.0, at(200));
         assert_eq!(millis(&trip, at(10_000)), 5.0);
+    }
+
+    #[test]
+    fn a_peak_too_old_to_be_believed_is_no_part_of_the_next_average() {
+        let trip = RoundTrip::default();
+        trip.observe(1_010.0, at(100));
+        trip.observe(10.0, at(131));
+        assert_eq!(trip.measured(), Some(10.0));
+    }
+
+    #[test]
+    fn what_a_core_ahead_has_found_is_current() {
+        let (behind, ahead) = (Estimate::at(at(10)), Estimate::at(at(11)));
+        assert_eq!(behind.unpack_if_current(ahead.pack(7.0)), Some(7.0));
+        assert_eq!(ahead.unpack_if_current(behind.pack(7.0)), None);
     }
 
     #[test]

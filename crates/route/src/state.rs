@@ -2,8 +2,8 @@
 //!
 //! It outlives every snapshot of the table (a reload must forget neither counts nor verdicts) and is read on every
 //! route decision, so it sits in contiguous arrays of atomics, addressed by [`Slot`]. One 64-bit word per backend holds
-//! all that decides whether a connection may be reserved, which makes the reservation one compare-and-swap and the
-//! hard limit exact.
+//! its connections, its marks and whose it is, which makes a reservation one compare-and-swap and the hard limit exact;
+//! only when an ejected backend may be tried is kept beside it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::latency::RoundTrip;
+use crate::latency::{Estimate, RoundTrip};
 use crate::moment::Moment;
 use crate::outlier::{FailureRun, OutlierPolicy};
 
-/// Slots in one piece of memory, made when its first slot is handed out: 1,024 cost about 70 KB.
+/// Slots in one piece of memory, made when its first slot is handed out: 1,024 cost 57 KB.
 const CHUNK: usize = 1024;
 /// 64 pieces are room for the 65,536 backends of [`StatePool::CAPACITY`]; a table with more is refused.
 const MAX_CHUNKS: usize = 64;
@@ -27,7 +27,7 @@ const MAX_CHUNKS: usize = 64;
 const KEPT_RETIRED: usize = 64;
 
 /// Where a backend's state is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Slot(u32);
 
 impl Slot {
@@ -48,6 +48,14 @@ impl SlotKey {
     pub fn slot(self) -> Slot {
         self.slot
     }
+}
+
+/// A table's idea of a backend: its key, and how often it had moved to another address when the table was made. What
+/// connects to a former address find says nothing of the backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) key: SlotKey,
+    pub(crate) moves: u32,
 }
 
 /// One backend's word: connections in the low half, marks above, and the slot's generation in the top 28 bits, so that
@@ -127,7 +135,7 @@ struct Detail {
     ejected_until: AtomicU64,
     failures: FailureRun,
     served: AtomicU64,
-    /// How often the backend has moved to another address: what connects to a former one find says nothing of it.
+    /// How often the backend has moved to another address.
     moves: AtomicU32,
 }
 
@@ -199,7 +207,7 @@ impl StatePool {
     ///
     /// # Errors
     /// Backends that have left and still carry connections leave too little room.
-    pub(crate) fn assign(&self, applicants: &[Applicant<'_>]) -> Result<Vec<SlotKey>, NoSlots> {
+    pub(crate) fn assign(&self, applicants: &[Applicant<'_>]) -> Result<Vec<Claim>, NoSlots> {
         let mut owners = self.owners();
         let named: HashSet<&str> = applicants.iter().map(|applicant| applicant.id).collect();
         let returning: HashMap<&str, Owner> = owners
@@ -217,21 +225,22 @@ impl StatePool {
 
         // Nothing fails from here on, so a load that was refused has changed nothing.
         let mut by_id = HashMap::with_capacity(applicants.len());
-        let mut keys = Vec::with_capacity(applicants.len());
+        let mut claims = Vec::with_capacity(applicants.len());
         for (&Applicant { id, addr }, known) in applicants.iter().zip(known) {
             if let Some(owner) = known.filter(|owner| owner.addr != addr) {
                 self.forget(owner.slot);
             }
             let slot = known.map_or_else(|| fresh.next().expect("one for each newcomer"), |owner| owner.slot);
             by_id.insert(id.to_owned(), Owner { slot, addr });
-            keys.push(SlotKey { slot, generation: self.word(slot).generation() });
+            let key = SlotKey { slot, generation: self.word(slot).generation() };
+            claims.push(Claim { key, moves: self.detail(slot).moves.load(Relaxed) });
         }
         let before = std::mem::replace(&mut owners.by_id, by_id);
         let mut leaving: Vec<_> = before.into_iter().filter(|(id, _)| !named.contains(id.as_str())).collect();
         leaving.sort_unstable_by_key(|(_, owner)| owner.slot.index());
         owners.retired.retain(|(id, _)| !named.contains(id.as_str()));
         owners.retired.extend(leaving);
-        Ok(keys)
+        Ok(claims)
     }
 
     /// As many slots that nobody owns: new ones, or those of backends that have left, the one that left first in front.
@@ -270,6 +279,8 @@ impl StatePool {
                 .map(|(id, owner)| (id.clone(), owner.slot))
                 .collect();
             // All or none: a load that is refused must not have taken anything from the table that goes on serving.
+            // Only a connection that comes just now can still leave too few; those already taken are then out until the
+            // next load.
             if fresh.len() + idle.len() >= count {
                 idle.sort_unstable_by_key(|(_, slot)| slot.index());
                 for (id, slot) in idle {
@@ -332,9 +343,15 @@ impl StatePool {
         &self.chunk(slot).details[slot.index() % CHUNK]
     }
 
-    /// Reads the connections of many backends. Returns whether the upper half of any word is another than that of a
-    /// backend in service, as `in_service` has them.
-    pub(crate) fn read_connections(&self, slots: &[Slot], in_service: &[u32], connections: &mut [u32]) -> bool {
+    /// Reads the connections of many backends, in a row if `is_run`. Returns whether the upper half of any word is
+    /// another than that of a backend in service, as `in_service` has them.
+    pub(crate) fn read_connections(
+        &self,
+        slots: &[Slot],
+        is_run: bool,
+        in_service: &[u32],
+        connections: &mut [u32],
+    ) -> bool {
         fn take<'a>(words: impl Iterator<Item = &'a AtomicU64>, in_service: &[u32], connections: &mut [u32]) -> bool {
             let mut odd = 0;
             for ((word, in_service), connections) in words.zip(in_service).zip(connections) {
@@ -344,32 +361,47 @@ impl StatePool {
             }
             odd != 0
         }
-        match self.run(slots) {
-            Some((chunk, run)) => take(chunk.words[run].iter(), in_service, connections),
-            None => take(self.each_of(slots).map(|(chunk, at)| &chunk.words[at]), in_service, connections),
-        }
-    }
-
-    /// Reads the round trips of many backends: the averages in ms, and the stamps of their last samples.
-    pub(crate) fn read_round_trips(&self, slots: &[Slot], averages: &mut [f32], stamps: &mut [u32]) {
-        let take = |((trip, average), stamp): ((&RoundTrip, &mut f32), &mut u32)| {
-            (*average, *stamp) = trip.average_and_stamp();
-        };
-        if let Some((chunk, run)) = self.run(slots) {
-            chunk.round_trips[run].iter().zip(averages).zip(stamps).for_each(take);
+        if is_run {
+            let (chunk, run) = self.run(slots);
+            take(chunk.words[run].iter(), in_service, connections)
         } else {
-            let trips = self.each_of(slots).map(|(chunk, at)| &chunk.round_trips[at]);
-            trips.zip(averages).zip(stamps).for_each(take);
+            take(self.each_of(slots).map(|(chunk, at)| &chunk.words[at]), in_service, connections)
         }
     }
 
-    /// Slots that follow one another within a chunk, as those of neighbours do until the table has changed much.
-    fn run(&self, slots: &[Slot]) -> Option<(&Chunk, Range<usize>)> {
-        let (first, last) = (slots.first()?.index(), slots.last()?.index());
-        // They ascend, so that this many in so short a stretch leave no gap.
-        let is_run = last - first + 1 == slots.len() && last / CHUNK == first / CHUNK;
-        let start = first % CHUNK;
-        is_run.then(|| (self.chunk(slots[0]), start..start + slots.len()))
+    /// Reads how far away many backends are taken to be, in ms; `guess` stands for what is not known of them.
+    pub(crate) fn read_round_trips(
+        &self,
+        slots: &[Slot],
+        is_run: bool,
+        estimate: Estimate,
+        guess: f32,
+        millis: &mut [f32],
+    ) {
+        let take = |(trip, millis): (&RoundTrip, &mut f32)| *millis = estimate.millis(trip.average_and_stamp(), guess);
+        if is_run {
+            let (chunk, run) = self.run(slots);
+            chunk.round_trips[run].iter().zip(millis).for_each(take);
+        } else {
+            self.each_of(slots).map(|(chunk, at)| &chunk.round_trips[at]).zip(millis).for_each(take);
+        }
+    }
+
+    pub(crate) fn words<'a>(&'a self, slots: &'a [Slot]) -> impl Iterator<Item = Word> {
+        self.each_of(slots).map(|(chunk, at)| Word(chunk.words[at].load(Relaxed)))
+    }
+
+    /// Whether these, which ascend, follow one another within a chunk, as those of neighbours do until the table has
+    /// changed much.
+    pub(crate) fn is_run(slots: &[Slot]) -> bool {
+        let (first, last) = (slots[0].index(), slots[slots.len() - 1].index());
+        // This many in so short a stretch leave no gap.
+        last - first + 1 == slots.len() && last / CHUNK == first / CHUNK
+    }
+
+    fn run(&self, slots: &[Slot]) -> (&Chunk, Range<usize>) {
+        let start = slots[0].index() % CHUNK;
+        (self.chunk(slots[0]), start..start + slots.len())
     }
 
     /// Where each of these is, of which there is at least one.
@@ -434,7 +466,8 @@ impl StatePool {
 
     /// Takes one connection if the slot is still the backend's, has one left below `hard`, and is in service, on trial,
     /// or `forced`.
-    pub(crate) fn reserve(self: &Arc<Self>, key: SlotKey, hard: u32, now: Moment, forced: bool) -> Option<Reservation> {
+    pub(crate) fn reserve(self: &Arc<Self>, claim: Claim, hard: u32, now: Moment, forced: bool) -> Option<Reservation> {
+        let Claim { key, moves } = claim;
         let slot = key.slot;
         let mut current = self.atomic(slot).load(Acquire);
         loop {
@@ -452,16 +485,13 @@ impl StatePool {
                 trial = true;
             }
             match self.atomic(slot).compare_exchange_weak(current, next, AcqRel, Acquire) {
-                Ok(_) => {
-                    let moves = self.detail(slot).moves.load(Relaxed);
-                    return Some(Reservation { pool: Arc::clone(self), slot, moves, trial });
-                }
+                Ok(_) => return Some(Reservation { pool: Arc::clone(self), slot, moves, trial }),
                 Err(changed) => current = changed,
             }
         }
     }
 
-    /// A probe or connect reached the backend in `millis`. The caller knows that the slot is still the backend's.
+    /// A probe reached whoever has the slot in `millis`.
     pub fn observe_round_trip(&self, slot: Slot, millis: f32, now: Moment) {
         self.round_trip(slot).observe(millis, now);
     }
@@ -476,7 +506,7 @@ impl StatePool {
 pub struct Reservation {
     pool: Arc<StatePool>,
     slot: Slot,
-    /// The backend's moves when it was taken.
+    /// The backend's moves as the table has them that it was taken by: that table's address is the one dialled.
     moves: u32,
     /// This connection decides whether an ejected backend returns.
     trial: bool,
@@ -541,192 +571,4 @@ impl Drop for Reservation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn assign(pool: &StatePool, ids: &[&str]) -> Vec<SlotKey> {
-        assign_at(pool, ids, "10.0.0.1:80").unwrap()
-    }
-
-    fn assign_at(pool: &StatePool, ids: &[&str], addr: &str) -> Result<Vec<SlotKey>, NoSlots> {
-        let addr = addr.parse().unwrap();
-        pool.assign(&ids.iter().map(|id| Applicant { id, addr }).collect::<Vec<_>>())
-    }
-
-    fn pool(ids: &[&str]) -> (Arc<StatePool>, Vec<SlotKey>) {
-        let pool = Arc::new(StatePool::default());
-        let keys = assign(&pool, ids);
-        (pool, keys)
-    }
-
-    fn names(prefix: &str, count: usize) -> Vec<String> {
-        (0..count).map(|n| format!("{prefix}{n}")).collect()
-    }
-
-    fn refs(names: &[String]) -> Vec<&str> {
-        names.iter().map(String::as_str).collect()
-    }
-
-    const T0: Moment = Moment::from_millis(0);
-
-    #[test]
-    fn a_hard_limit_is_exact_under_contention() {
-        let (pool, keys) = pool(&["a"]);
-        let key = keys[0];
-        let held: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| (0..100).filter_map(|_| pool.reserve(key, 50, T0, false)).collect::<Vec<_>>()))
-                .collect();
-            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
-        });
-        assert_eq!(held.len(), 50);
-        assert_eq!(pool.connections(key.slot), 50);
-        drop(held);
-        assert_eq!(pool.connections(key.slot), 0);
-    }
-
-    #[test]
-    fn counts_survive_a_reload_and_an_absence() {
-        let (pool, keys) = pool(&["a", "b"]);
-        let held = pool.reserve(keys[0], 9, T0, false).unwrap();
-        let again = assign(&pool, &["b", "a"]);
-        assert_eq!(again[1], keys[0]);
-        assert_eq!(pool.connections(again[1].slot), 1);
-
-        // "a" leaves with a connection still open and comes back: it is still counted.
-        assign(&pool, &["b"]);
-        let back = assign(&pool, &["b", "a"]);
-        assert_eq!(back[1], keys[0]);
-        assert_eq!(pool.connections(back[1].slot), 1);
-        drop(held);
-    }
-
-    #[test]
-    fn a_slot_is_passed_on_when_empty_and_never_to_holders_of_an_older_table() {
-        let pool = Arc::new(StatePool::default());
-        let old = assign(&pool, &refs(&names("old", KEPT_RETIRED + 1)));
-        let held = pool.reserve(old[0], 9, T0, false).unwrap();
-        let meanwhile = assign(&pool, &["meanwhile"]);
-        assert!(old.iter().all(|key| key.slot != meanwhile[0].slot), "the table before serves until this one is ready");
-        let new = assign(&pool, &["meanwhile", "new"])[1..].to_vec();
-        let former = old.iter().find(|key| key.slot == new[0].slot).expect("an old slot is reused");
-        assert_ne!(former.slot, old[0].slot, "one with a connection is not");
-        assert!(pool.reserve(*former, 9, T0, false).is_none(), "the former owner has no claim on it");
-        pool.set_down(*former, true);
-        assert!(pool.reserve(new[0], 9, T0, false).is_some());
-        drop(held);
-    }
-
-    #[test]
-    fn who_left_first_is_the_first_to_lose_its_slot() {
-        let (pool, first) = pool(&["first"]);
-        let second = assign(&pool, &["second"]);
-        assign(&pool, &refs(&names("third", KEPT_RETIRED)));
-        assign(&pool, &[]);
-        assert_eq!(assign(&pool, &["a"])[0].slot, first[0].slot);
-        assert_eq!(assign(&pool, &["a", "b"])[1].slot, second[0].slot);
-    }
-
-    #[test]
-    fn a_slot_passed_on_begins_anew() {
-        let (pool, old) = pool(&["old"]);
-        let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
-        let mut served = pool.reserve(old[0], 9, T0, false).unwrap();
-        served.connected(5.0, &policy, T0);
-        drop(served);
-        assert!(pool.reserve(old[0], 9, T0, false).unwrap().failed(&policy, T0).is_some());
-        pool.set_down(old[0], true);
-        assign(&pool, &refs(&names("other", KEPT_RETIRED)));
-        assign(&pool, &[]);
-        let new = assign(&pool, &["new"])[0];
-        assert_eq!(new.slot, old[0].slot);
-        assert_ne!(new.generation, old[0].generation);
-        assert!(!pool.is_down(new.slot) && !pool.is_ejected(new.slot));
-        assert_eq!((pool.served(new.slot), pool.round_trip_ms(new.slot)), (0, None));
-    }
-
-    #[test]
-    fn a_load_that_does_not_fit_changes_nothing() {
-        let half = StatePool::CAPACITY / 2 + 1;
-        let (old, new) = (names("old", half), names("new", half));
-        let (pool, keys) = pool(&refs(&old));
-        let held: Vec<_> = keys.iter().map(|key| pool.reserve(*key, 1, T0, false).unwrap()).collect();
-        assert_eq!(assign_at(&pool, &refs(&new), "10.0.0.1:80"), Err(NoSlots { lingering: half }));
-        assert_eq!(assign(&pool, &refs(&old)), keys);
-        assert!(pool.reserve(keys[7], 1, T0, false).is_none(), "its connection is still counted");
-        drop(held);
-        assert_eq!(assign(&pool, &refs(&new)).len(), half, "what has ended leaves room, also at the very end");
-    }
-
-    #[test]
-    fn one_outage_is_one_ejection_however_many_connects_were_under_way() {
-        let (pool, keys) = pool(&["a"]);
-        let policy = OutlierPolicy::default();
-        let under_way: Vec<_> = (0..25).map(|_| pool.reserve(keys[0], 99, T0, false).unwrap()).collect();
-        let pauses: Vec<_> = under_way.into_iter().filter_map(|reservation| reservation.failed(&policy, T0)).collect();
-        assert_eq!(pauses, [policy.base_pause]);
-        let forced = pool.reserve(keys[0], 99, T0, true).unwrap();
-        assert_eq!(forced.failed(&policy, T0), None, "nor does one that was sent there all the same");
-        let trial = pool.reserve(keys[0], 99, T0.after(policy.base_pause), false).unwrap();
-        assert_eq!(trial.failed(&policy, T0.after(policy.base_pause)), Some(policy.base_pause * 2));
-    }
-
-    #[test]
-    fn at_another_address_a_backend_is_not_judged_by_the_former_one() {
-        let (pool, keys) = pool(&["a"]);
-        let policy = OutlierPolicy { consecutive_failures: 2, ..OutlierPolicy::default() };
-        let reserve = |now| pool.reserve(keys[0], 9, now, false);
-        pool.observe_round_trip(keys[0].slot, 300.0, T0);
-        let (mut late, stays) = (reserve(T0).unwrap(), reserve(T0).unwrap());
-        let others = [reserve(T0).unwrap(), reserve(T0).unwrap()];
-        assert_eq!(others.map(|other| other.failed(&policy, T0)), [None, Some(policy.base_pause)]);
-        let due = T0.after(policy.base_pause);
-        let trial = reserve(due).unwrap();
-
-        assert_eq!(assign_at(&pool, &["a"], "10.0.0.2:80").unwrap(), keys, "the same backend");
-        assert!(!pool.is_ejected(keys[0].slot));
-        assert_eq!(pool.round_trip_ms(keys[0].slot), None);
-        assert_eq!(pool.connections(keys[0].slot), 3, "its connections go on");
-        assert_eq!(trial.failed(&policy, due), None, "of connects to the former address nothing counts");
-        assert!(!late.connected(300.0, &policy, due));
-        assert_eq!(pool.round_trip_ms(keys[0].slot), None);
-        assert_eq!(reserve(due).unwrap().failed(&policy, due), None);
-        assert_eq!(reserve(due).unwrap().failed(&policy, due), Some(policy.base_pause));
-        drop((late, stays));
-        assert_eq!(pool.connections(keys[0].slot), 0);
-    }
-
-    #[test]
-    fn an_ejected_backend_is_tried_by_one_connection_at_a_time() {
-        let (pool, keys) = pool(&["a"]);
-        let (key, slot) = (keys[0], keys[0].slot);
-        let policy = OutlierPolicy { consecutive_failures: 2, ..OutlierPolicy::default() };
-        let reserve = |now| pool.reserve(key, 9, now, false);
-        assert_eq!(reserve(T0).unwrap().failed(&policy, T0), None);
-        let pause = reserve(T0).unwrap().failed(&policy, T0).unwrap();
-        assert!(pool.is_ejected(slot));
-        assert!(reserve(T0).is_none(), "not before the pause is over");
-
-        let due = T0.after(pause);
-        let trial = reserve(due).unwrap();
-        assert!(reserve(due).is_none(), "one at a time");
-        let longer = trial.failed(&policy, due).unwrap();
-        assert_eq!(longer, pause * 2, "a failed trial doubles the pause");
-
-        let mut trial = reserve(due.after(longer)).unwrap();
-        assert!(trial.connected(1.0, &policy, due));
-        assert!(!pool.is_ejected(slot));
-        assert!(reserve(due).is_some());
-    }
-
-    #[test]
-    fn a_trial_given_up_lets_the_next_one_try() {
-        let (pool, keys) = pool(&["a"]);
-        let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
-        let pause = pool.reserve(keys[0], 9, T0, false).unwrap().failed(&policy, T0).unwrap();
-        let due = T0.after(pause);
-        drop(pool.reserve(keys[0], 9, due, false).unwrap());
-        assert!(pool.reserve(keys[0], 9, due, false).is_some());
-        assert_eq!(pool.connections(keys[0].slot), 0);
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use crate::latency;
 use crate::moment::Moment;
 use crate::place::{Area, Country, Place, Point};
 use crate::regions::region_facts;
-use crate::state::{Applicant, Reservation, SlotKey, StatePool};
+use crate::state::{Applicant, Claim, Reservation, SlotKey, StatePool};
 use crate::view::{Group, View};
 
 /// A region the operator declared, beside the built-in ones.
@@ -136,15 +136,15 @@ impl TableBuilder {
         if let Some(twin) = backends.iter().find(|backend| !ids.insert(backend.id.as_str())) {
             return Err(TableError::Twins { id: twin.id.clone() });
         }
-        let keys = self.assign(&backends)?;
-        let past_last = keys.iter().map(|key| key.slot().index() + 1).max().unwrap_or(0);
+        let claims = self.assign(&backends)?;
+        let past_last = claims.iter().map(|claim| claim.key.slot().index() + 1).max().unwrap_or(0);
         let mut by_slot = vec![NOBODY; past_last];
-        for (index, key) in keys.iter().enumerate() {
-            by_slot[key.slot().index()] = u32::try_from(index).expect("bounded by StatePool::CAPACITY");
+        for (index, claim) in claims.iter().enumerate() {
+            by_slot[claim.key.slot().index()] = u32::try_from(index).expect("bounded by StatePool::CAPACITY");
         }
         let mut table = Table {
             backends: backends.into_iter().map(Arc::new).collect(),
-            keys,
+            claims,
             by_slot,
             has_country: self.has_country,
             pop: self.regions.get(&self.pop_region),
@@ -165,7 +165,7 @@ impl TableBuilder {
     }
 
     /// Backends of one place come to have slots in a row, which a decision then reads in one go.
-    fn assign(&self, backends: &[Backend]) -> Result<Vec<SlotKey>, TableError> {
+    fn assign(&self, backends: &[Backend]) -> Result<Vec<Claim>, TableError> {
         let mut order: Vec<usize> = (0..backends.len()).collect();
         order.sort_by_key(|&index| {
             let Backend { region, country, app, limits, .. } = &backends[index];
@@ -177,9 +177,9 @@ impl TableBuilder {
             .states
             .assign(&applicants)
             .map_err(|none| TableError::NoRoom { count: backends.len(), lingering: none.lingering })?;
-        let mut keys: Vec<(usize, SlotKey)> = order.into_iter().zip(assigned).collect();
-        keys.sort_unstable_by_key(|(index, _)| *index);
-        Ok(keys.into_iter().map(|(_, key)| key).collect())
+        let mut claims: Vec<(usize, Claim)> = order.into_iter().zip(assigned).collect();
+        claims.sort_unstable_by_key(|(index, _)| *index);
+        Ok(claims.into_iter().map(|(_, claim)| claim).collect())
     }
 }
 
@@ -189,7 +189,7 @@ const NOBODY: u32 = u32::MAX;
 /// An immutable snapshot of the backends. Replaced as a whole; decisions under way keep the one they began with.
 pub struct Table {
     backends: Vec<Arc<Backend>>,
-    keys: Vec<SlotKey>,
+    claims: Vec<Claim>,
     /// Places in the table by the number of the slot.
     by_slot: Vec<u32>,
     pub(crate) has_country: bool,
@@ -204,7 +204,7 @@ pub struct Table {
 impl Table {
     /// All backends, in the file's order; drained and unhealthy ones included.
     pub fn backends(&self) -> impl ExactSizeIterator<Item = (&Arc<Backend>, SlotKey)> {
-        self.backends.iter().zip(self.keys.iter().copied())
+        self.backends.iter().zip(self.claims.iter().map(|claim| claim.key))
     }
 
     /// The backend kept at `index`, as a [`Choice`] names it.
@@ -214,13 +214,13 @@ impl Table {
 
     /// The backend's slot and generation.
     pub fn key(&self, index: usize) -> SlotKey {
-        self.keys[index]
+        self.claims[index].key
     }
 
     /// The backend with this slot key, if it is still in the table.
     pub fn find(&self, key: SlotKey) -> Option<usize> {
         let index = *self.by_slot.get(key.slot.index())? as usize;
-        (self.keys.get(index) == Some(&key)).then_some(index)
+        (self.claims.get(index)?.key == key).then_some(index)
     }
 
     /// Regions named by backends of which nothing is known: they come last wherever distance decides.
@@ -236,7 +236,7 @@ impl Table {
     /// Takes one connection of the chosen backend, unless others took the last one meanwhile.
     pub fn reserve(&self, choice: &Choice, now: Moment) -> Option<Reservation> {
         let backend = self.backend(choice.index);
-        self.states.reserve(self.keys[choice.index], backend.limits.hard, now, choice.forced)
+        self.states.reserve(self.claims[choice.index], backend.limits.hard, now, choice.forced)
     }
 
     pub(crate) fn view_of(&self, app: Option<&str>) -> Option<&View> {

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::place::{Area, Country, Point};
-use crate::state::{Slot, Word};
+use crate::state::{Slot, StatePool, Word};
 use crate::table::Table;
 
 /// Backends in one block: as many as a word has bits for.
@@ -48,9 +48,11 @@ pub(crate) struct Block {
     pub(crate) len: u32,
     /// All have the same limits and the same weight: connections are all that tells their loads apart.
     pub(crate) is_even: bool,
+    /// Their state lies in a row.
+    pub(crate) is_run: bool,
     /// The shortest round trip among them and when that was found, as the latency policy packs it.
     pub(crate) floor: AtomicU64,
-    /// The longest, found at the same time, as the bits of milliseconds.
+    /// The longest, found at the same time and stored before, as the bits of milliseconds.
     pub(crate) ceiling: AtomicU32,
     /// Which of them are within the near set of the latency policy: nearness is relative to the other backends of a
     /// view, so each view keeps its own marks.
@@ -76,10 +78,9 @@ impl Block {
 pub(crate) struct Cells {
     pub(crate) slots: Vec<Slot>,
     /// The upper half of the slot's word as long as the slot is this backend's and the backend in service.
-    pub(crate) in_service: Vec<u32>,
-    /// Connections below which it is preferred, and above which only those far away or as loaded are: the soft limit,
-    /// or the hard one where that is lower.
-    pub(crate) comfort: Vec<u32>,
+    pub(crate) in_service_half: Vec<u32>,
+    /// The soft limit, or the hard one where that is lower.
+    pub(crate) soft: Vec<u32>,
     pub(crate) hard: Vec<u32>,
     /// 1 / (soft × weight): load becomes one multiplication.
     pub(crate) per_connection: Vec<f64>,
@@ -104,10 +105,12 @@ impl View {
             members.sort_unstable_by_key(|&index| (table.backend(index).limits, table.key(index).slot.index()));
             let mut mixed = Vec::new();
             for alike in members.chunk_by(|&a, &b| table.backend(a).limits == table.backend(b).limits) {
-                if alike.len() < FEWEST_ALIKE {
-                    mixed.extend_from_slice(alike);
-                } else {
-                    alike.chunks(BLOCK).for_each(|members| view.add_block(table, members, true));
+                for members in alike.chunks(BLOCK) {
+                    if members.len() < FEWEST_ALIKE {
+                        mixed.extend_from_slice(members);
+                    } else {
+                        view.add_block(table, members, true);
+                    }
                 }
             }
             mixed.sort_unstable_by_key(|&index| table.key(index).slot.index());
@@ -120,11 +123,13 @@ impl View {
     fn add_block(&mut self, table: &Table, members: &[usize], is_even: bool) {
         let small = |number: usize| u32::try_from(number).expect("bounded by StatePool::CAPACITY");
         let cells = &mut self.cells;
+        let slots: Vec<Slot> = members.iter().map(|&index| table.key(index).slot).collect();
         self.blocks.push(Block {
             group: small(self.groups.len()),
             start: small(cells.slots.len()),
             len: small(members.len()),
             is_even,
+            is_run: StatePool::is_run(&slots),
             floor: AtomicU64::new(0),
             ceiling: AtomicU32::new(0),
             near: AtomicU64::new(0),
@@ -132,8 +137,8 @@ impl View {
         for &index in members {
             let (key, limits) = (table.key(index), table.backend(index).limits);
             cells.slots.push(key.slot);
-            cells.in_service.push(Word::in_service_half(key.generation));
-            cells.comfort.push(limits.soft.min(limits.hard));
+            cells.in_service_half.push(Word::in_service_half(key.generation));
+            cells.soft.push(limits.soft.min(limits.hard));
             cells.hard.push(limits.hard);
             cells.per_connection.push(1.0 / (f64::from(limits.soft) * f64::from(limits.weight)));
             cells.weight.push(limits.weight);
@@ -155,10 +160,10 @@ impl Cells {
     fn fill_up(&mut self) {
         let last = self.slots.len() - 1;
         self.slots.push(self.slots[last]);
-        self.in_service.push(self.in_service[last]);
+        self.in_service_half.push(self.in_service_half[last]);
         self.per_connection.push(self.per_connection[last]);
         self.index.push(self.index[last]);
-        for none in [&mut self.comfort, &mut self.hard, &mut self.weight] {
+        for none in [&mut self.soft, &mut self.hard, &mut self.weight] {
             none.push(0);
         }
     }

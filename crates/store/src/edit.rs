@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use edgeproxy_route::{Backend, BackendError, RawBackend, Regions};
@@ -13,6 +13,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, named_pa
 use crate::error::{EditError, StoreError};
 use crate::row;
 use crate::schema::{CREATE_TABLE, Shape};
+use crate::stamp::beside;
 
 /// How long a change waits for other writers. Longer than a read waits: a person or a deployment script is waiting.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -265,10 +266,7 @@ fn make_durable(conn: &Connection) -> rusqlite::Result<()> {
 /// Makes the file under another name and then gives it its own: no one ever sees it without its table, and of two who
 /// make it at once one is first and the other uses that one.
 fn create_file(path: &Path) -> Result<(), StoreError> {
-    static MADE: AtomicU32 = AtomicU32::new(0);
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".new-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
-    let draft = PathBuf::from(draft);
+    let draft = draft_name(path);
     let unwritable = |reason: String| StoreError::Unwritable { path: path.display().to_string(), reason };
     let named = write_draft(path, &draft).and_then(|()| match fs::hard_link(&draft, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(unwritable(error.to_string())),
@@ -276,15 +274,23 @@ fn create_file(path: &Path) -> Result<(), StoreError> {
         _ => Ok(()),
     });
     // Also after a failure; where there is no draft, there is nothing to remove.
-    let _ = fs::remove_file(&draft);
+    for left in [draft.clone(), beside(&draft, "-wal"), beside(&draft, "-shm")] {
+        let _ = fs::remove_file(left);
+    }
     named?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| unwritable(error.to_string()))
 }
 
+/// By lot: of two containers that share a volume, both may have the same process id.
+fn draft_name(path: &Path) -> PathBuf {
+    beside(path, &format!(".new-{:016x}", RandomState::new().hash_one(std::process::id())))
+}
+
 fn write_draft(path: &Path, draft: &Path) -> Result<(), StoreError> {
-    // Tells a missing or unwritable directory in the system's words, which SQLite's do not.
-    File::create(draft)
+    // Tells a missing or unwritable directory in the system's words, which SQLite's do not, and a draft of somebody
+    // else is never written over.
+    File::create_new(draft)
         .map_err(|error| StoreError::Unwritable { path: path.display().to_string(), reason: error.to_string() })?;
     let fill = || {
         let conn = Connection::open(draft)?;
@@ -480,5 +486,22 @@ impl Session<'_> {
         let count: i64 =
             self.transaction.query_row(sql, [name], |row| row.get(0)).map_err(StoreError::at(self.path))?;
         Ok(usize::try_from(count).expect("count(*) is never negative"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_drafts_share_a_name_and_none_is_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("routing.db");
+        let names: HashSet<PathBuf> = (0..100).map(|_| draft_name(&path)).collect();
+        assert_eq!(names.len(), 100);
+        let draft = draft_name(&path);
+        fs::write(&draft, "of somebody else").unwrap();
+        assert!(matches!(write_draft(&path, &draft), Err(StoreError::Unwritable { .. })));
+        assert_eq!(fs::read(&draft).unwrap(), b"of somebody else");
     }
 }

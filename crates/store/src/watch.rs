@@ -171,7 +171,8 @@ impl RoutingWatch {
         let read = RoutingDb::open_within(&self.path, Duration::ZERO).and_then(|db| db.load_with_digest());
         if let Err(StoreError::Locked { .. }) = read {
             let since = *self.locked_since.get_or_insert(now);
-            if now - since < PATIENCE && !matches!(self.failure, Some(StoreError::Locked { .. })) {
+            // Also after a lock was reported: its end gives no notice, and what did may be a commit's last write.
+            if now - since < PATIENCE {
                 let pause = (now - since).clamp(COALESCE, Duration::from_millis(50));
                 self.due = Some(Look { at: now + pause, load: true });
                 return None;
@@ -275,6 +276,21 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reported_lock_is_soon_looked_at_again_after_a_notice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("routing.db");
+        let writer = rusqlite::Connection::open(&path).unwrap();
+        writer.execute_batch("PRAGMA journal_mode = MEMORY; CREATE TABLE t (x); BEGIN EXCLUSIVE;").unwrap();
+        let mut watch = RoutingWatch::new(&path, Duration::from_secs(600));
+        assert!(matches!(watch.next().await, Err(StoreError::Locked { .. })));
+        assert!(watch.due.is_none(), "reported, and nothing to be seen before something happens");
+        let appearance = Appearance::of(&path, &mut watch.index);
+        assert!(watch.load(appearance).is_none(), "the same error is no news");
+        let look = watch.due.expect("the lock may end without a further notice");
+        assert!(look.load && look.at <= Instant::now() + Duration::from_millis(50));
+    }
 
     #[tokio::test]
     async fn a_commit_that_begins_while_a_look_is_due_is_looked_for_again() {

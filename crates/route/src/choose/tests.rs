@@ -104,10 +104,15 @@ impl World {
     }
 
     fn fill(&mut self, id: &str, connections: u32) {
-        let key = self.key(id);
         for _ in 0..connections {
-            self.held.push(self.states.reserve(key, u32::MAX, NOW, true).unwrap());
+            self.held.push(self.table.reserve(&self.forced(id), NOW).unwrap());
         }
+    }
+
+    /// A choice of this one, whatever is the matter with it.
+    fn forced(&self, id: &str) -> Choice {
+        let index = self.table.find(self.key(id)).unwrap();
+        Choice { index, band: 0, score: 0.0, affine: false, forced: true }
     }
 
     fn choose(&self, place: Place, policy: Policy, random: u64) -> Result<&str, NoRoute> {
@@ -301,6 +306,25 @@ fn a_backend_of_a_replaced_table_is_never_offered_again() {
 }
 
 #[test]
+fn connects_by_a_replaced_table_say_nothing_of_a_backend_that_has_moved() {
+    let mut world = World::new(&TEN, "fra");
+    let policy = OutlierPolicy { consecutive_failures: 2, ..OutlierPolicy::default() };
+    let mut moved: Vec<Backend> = TEN.iter().map(|row| world.backend(row.0)).collect();
+    moved[5].addr = crate::BackendAddr("10.0.0.2:80".parse().unwrap());
+    assert_eq!(moved[5].id, "fra");
+    // Until the new table serves, cores decide and dial by the old one.
+    let (choice, old) = (world.forced("fra"), world.replace(moved));
+    for _ in 0..5 {
+        assert_eq!(old.reserve(&choice, NOW).unwrap().failed(&policy, NOW), None);
+    }
+    old.reserve(&choice, NOW).unwrap().connected(300.0, &policy, NOW);
+    let slot = world.key("fra").slot;
+    assert_eq!((world.states.is_ejected(slot), world.states.round_trip_ms(slot)), (false, None));
+    let by_new = || world.table.reserve(&choice, NOW).unwrap().failed(&policy, NOW);
+    assert_eq!([by_new(), by_new()], [None, Some(policy.base_pause)]);
+}
+
+#[test]
 fn the_latency_policy_gives_a_backend_another_try_when_its_peak_is_long_past() {
     let world = World::new(&TEN, "fra");
     let tried = Exclusions::default();
@@ -308,6 +332,80 @@ fn the_latency_policy_gives_a_backend_another_try_when_its_peak_is_long_past() {
     world.states.observe_round_trip(world.key("fra").slot, 1_010.0, NOW);
     assert_ne!(world.ask(&at(1)), Ok("fra"));
     assert_eq!(world.ask(&at(40)), Ok("fra"), "nobody else would ever have found out");
+}
+
+#[test]
+fn one_out_of_service_or_tried_in_a_block_takes_nothing_from_the_others() {
+    let ids: Vec<&'static str> = (0..150).map(|n| &*format!("b{n:03}").leak()).collect();
+    for alike in [true, false] {
+        let rows: Vec<Row> = (ids.iter().zip(0..))
+            .map(|(id, n)| (*id, "fra", "DE", if alike { 2 } else { 1 + n % 7 }, if alike { 5 } else { 3 + n % 4 }, 7))
+            .collect();
+        let mut world = World::new(&rows, "fra");
+        let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
+        // A run of slots at first, then every third is another table's.
+        for step in 0..1_200 {
+            if step == 600 {
+                world.held.clear();
+                let stay =
+                    (ids.iter().enumerate()).filter(|(n, _)| n % 3 != 1).map(|(_, id)| world.backend(id)).collect();
+                world.replace(stay);
+                world.states.set_down(world.key("b003"), true);
+                world.states.set_down(world.key("b077"), true);
+                let failing = world.table.reserve(&world.forced("b101"), NOW).unwrap();
+                failing.failed(&policy, NOW).unwrap();
+            }
+            let mut tried = Exclusions::default();
+            if step % 2 == 0 {
+                for id in
+                    ["b000", "b063", "b149"].into_iter().filter(|id| world.table.backends().any(|(b, _)| b.id == *id))
+                {
+                    assert!(tried.add(world.key(id).slot));
+                }
+            }
+            let policy = Policy::ALL[step % 3];
+            let random = next_random(step as u64);
+            let asked = Request { policy, random, place: country("DE"), ..request(&tried) };
+            let may_take = |index: usize, slot: Slot| {
+                let word = world.states.word(slot);
+                word.in_service() && !tried.has(slot) && word.connections() < world.table.backend(index).limits.hard
+            };
+            let load = |index: usize, slot| {
+                let limits = world.table.backend(index).limits;
+                let connections = world.states.connections(slot);
+                // The latency policy, too, has one place only: below the soft limit, then the others.
+                let tier = if policy != Policy::Score && connections >= limits.soft { 100.0 } else { 0.0 };
+                tier + f64::from(connections) / (f64::from(limits.soft) * f64::from(limits.weight))
+            };
+            let lowest = (world.table.backends().enumerate())
+                .filter(|(n, (_, key))| may_take(*n, key.slot))
+                .map(|(n, (_, key))| load(n, key.slot))
+                .fold(f64::INFINITY, f64::min);
+            let Ok(choice) = world.table.choose(&asked) else {
+                assert_eq!(lowest, f64::INFINITY);
+                continue;
+            };
+            let slot = world.table.key(choice.index).slot;
+            assert!(may_take(choice.index, slot), "{policy:?}");
+            let chosen = load(choice.index, slot);
+            assert!((chosen - lowest).abs() < 1e-9, "{policy:?}, step {step}: {chosen} is not {lowest}");
+            world.held.push(world.table.reserve(&choice, NOW).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_backend_found_to_be_near_brings_its_neighbours_along_at_once() {
+    let rows = [("a", "nowhere", "", 1, 10, 20), ("b", "nowhere", "", 1, 10, 20), ("c", "nowhere", "", 1, 10, 20)];
+    let world = World::new(&rows, "fra");
+    let tried = Exclusions::default();
+    let request = Request { policy: Policy::Latency, ..request(&tried) };
+    world.ask(&request).unwrap();
+    for (id, millis) in [("b", 0.5), ("c", 0.6)] {
+        world.states.observe_round_trip(world.key(id).slot, millis, NOW);
+    }
+    // In the same stamp as the look that found nothing measured.
+    assert_eq!(world.shares(&request, 100).keys().collect::<Vec<_>>(), ["b", "c"]);
 }
 
 #[test]
@@ -438,7 +536,7 @@ fn limits_drain_health_and_ejection_keep_clients_out() {
     world.states.set_down(world.key("nrt"), false);
     assert_eq!(geo(&world, jp), "nrt");
     let policy = OutlierPolicy { consecutive_failures: 1, ..OutlierPolicy::default() };
-    let failed = world.states.reserve(world.key("nrt"), 20, NOW, false).unwrap();
+    let failed = world.table.reserve(&world.forced("nrt"), NOW).unwrap();
     let pause = failed.failed(&policy, NOW).unwrap();
     assert_ne!(geo(&world, jp), "nrt", "ejected");
     let tried = Exclusions::default();
@@ -474,6 +572,30 @@ fn no_route_says_why() {
     world.held.clear();
     assert!(tried.add(world.key("gru").slot));
     assert_eq!(world.ask(&request(&tried)), Err(NoRoute::AllTried));
+}
+
+#[test]
+fn those_out_of_service_are_tried_only_when_all_are_and_explain_says_the_same() {
+    let world = World::new(&TEN, "fra");
+    let tried = Exclusions::default();
+    let chosen = |forced, policy| {
+        let request = Request { place: country("DE"), policy, forced, ..request(&tried) };
+        let told = world.table.explain(&request).into_iter().find(|told| told.standing == crate::Standing::Chosen);
+        let chosen = world.ask(&request);
+        assert_eq!(told.map(|told| told.backend.id.clone()).as_deref(), chosen.ok(), "{policy:?}");
+        chosen.map(str::to_owned)
+    };
+    world.states.set_down(world.key("fra"), true);
+    for policy in Policy::ALL {
+        assert_ne!(chosen(true, policy), Ok("fra".into()), "{policy:?}: others are in service");
+        assert_eq!(chosen(true, policy), chosen(false, policy));
+    }
+    assert_eq!(chosen(true, Policy::Geo), Ok("cdg".into()));
+    TEN.iter().for_each(|row| world.states.set_down(world.key(row.0), true));
+    for policy in Policy::ALL {
+        assert_eq!(chosen(false, policy), Err(NoRoute::AllDown));
+        assert_eq!(chosen(true, policy), Ok("fra".into()), "{policy:?}");
+    }
 }
 
 #[test]
