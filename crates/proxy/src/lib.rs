@@ -1,6 +1,7 @@
 //! The data path: listener -> route -> dial -> relay.
 //!
-//! [`Pop`] is one machine's data plane. The story of a client is told in `connection.rs`.
+//! [`Pop`] is one machine's data plane. The story of a client is told in `connection.rs`, its
+//! beginning in `establish.rs`.
 
 mod check;
 mod clock;

@@ -14,8 +14,8 @@ pub struct ProxySettings {
     pub region: String,
     /// Data-plane threads; default: one per core.
     pub threads: usize,
-    /// Client connections at once over all listeners; more are refused. Default: half of what the descriptor limit
-    /// allows, since each holds two descriptors.
+    /// Client connections at once over all listeners; more are refused. 0: what the descriptor limit leaves, at two
+    /// descriptors each. Default 0.
     pub max_connections: usize,
     /// How long connections may go on after a drain was asked for. Default 30 s.
     pub drain_timeout: Duration,
