@@ -36,8 +36,8 @@ pub(crate) use token::{End, Source, Subject, Token};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
-/// Clients taken at once before those that are there get their turn.
-const ACCEPTED_AT_ONCE: usize = 32;
+/// Clients taken at once before those that are there get their turn (docs/decisions/0008).
+const ACCEPTED_AT_ONCE: usize = 4;
 /// The loop looks at its timers at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
