@@ -6,6 +6,7 @@
 mod cookie;
 mod gate;
 mod handshake;
+mod handshakes;
 mod key;
 mod message;
 mod moment;
@@ -16,11 +17,13 @@ mod random;
 mod routes;
 mod session;
 mod tai64n;
+mod wheel;
 mod window;
 
 pub use cookie::{CookieJar, CookieMint, MacKey, has_mac1};
 pub use gate::{Admission, Gate, GateSettings};
 pub use handshake::{HandshakeError, Identified, Identity, Initiated, Role, SessionKeys, Verified};
+pub use handshakes::{Dropped, Handshakes, Introduction, Outcome, Owners};
 pub use key::{KEY, KeyError, PresharedKey, PrivateKey, PublicKey, SharedSecret};
 pub use message::{
     COOKIE_REPLY, CookieReply, INITIATION, Initiation, Message, PADDING, RESPONSE, Response, TRANSPORT_HEADER,
@@ -36,3 +39,4 @@ pub use session::{
     datagram_length, halves,
 };
 pub use tai64n::Tai64N;
+pub use wheel::Wheel;

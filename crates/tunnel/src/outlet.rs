@@ -62,7 +62,8 @@ impl Outlet {
         self.session.load_full()
     }
 
-    pub(crate) fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
+    /// The peer is there now: it was heard from there, or an operator says so.
+    pub fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
         if self.endpoint() != endpoint {
             self.endpoint.store(endpoint.map(Arc::new));
         }

@@ -81,6 +81,8 @@ pub struct Peer {
     /// An initiation was sent because the session is about to end while packets still come.
     renewing: bool,
     keepalive: Option<Duration>,
+    /// When the last keepalive was due, whatever came of it.
+    kept: Option<Moment>,
     staged: VecDeque<Vec<u8>>,
     actions: VecDeque<Action>,
     bytes: u64,
@@ -115,6 +117,7 @@ impl Peer {
             unacknowledged: None,
             renewing: false,
             keepalive,
+            kept: None,
             staged: VecDeque::new(),
             actions: VecDeque::new(),
             bytes: 0,
@@ -263,6 +266,7 @@ impl Peer {
             self.unacknowledged = None;
             self.send_keepalive(now, random);
         } else if self.deadline_keepalive().is_some_and(|at| now >= at) {
+            self.kept = Some(now);
             self.send_keepalive(now, random);
         }
     }
@@ -314,19 +318,24 @@ impl Peer {
     fn deadline_keepalive(&self) -> Option<Moment> {
         let interval = self.keepalive?;
         self.outlet.endpoint()?;
-        let last = self.outlet.sent.get().max(self.received);
+        let last = self.outlet.sent.get().max(self.received).max(self.kept);
         Some(last.map_or(self.looked, |last| last.after(interval)))
     }
 
+    /// Within the same millisecond, it counts as sent before: rather a keepalive too many than one too few.
     fn has_sent_since(&self, moment: Moment) -> bool {
-        self.outlet.sent.get().is_some_and(|sent| sent >= moment)
+        self.outlet.sent.get().is_some_and(|sent| sent > moment)
     }
 
     fn send_keepalive(&mut self, now: Moment, random: u32) {
-        if self.outlet.ready(now).is_some() {
-            self.actions.push_back(Action::Keepalive);
-        } else {
-            self.initiate(now, random);
+        match self.outlet.ready(now) {
+            Some((session, _)) => {
+                self.actions.push_back(Action::Keepalive);
+                if session.is_worn(now) {
+                    self.initiate(now, random);
+                }
+            }
+            None => self.initiate(now, random),
         }
     }
 

@@ -23,6 +23,12 @@ impl BuildHasher for Keyed {
     }
 }
 
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyed")
+    }
+}
+
 /// Addresses that begin alike. Bits beyond its length are zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
@@ -262,7 +268,7 @@ mod tests {
         let mut lengths = Seeded::new(8);
         for owner in 0..3_000 {
             let address = any(owner % 2 == 0);
-            let length = (lengths.number() % u64::from(width(address) + 1)) as u8;
+            let length = u8::try_from(lengths.number() % u64::from(width(address) + 1)).unwrap();
             let prefix = Prefix::new(address, length).unwrap();
             list.retain(|(other, _)| *other != prefix);
             if owner % 3 == 0 {

@@ -1,0 +1,363 @@
+//! All handshakes of one identity: those of peers that begin, and those we begin.
+//!
+//! What comes in is a datagram that is no transport message; what comes out says what to send and which keys to hand to
+//! the core that owns the peer. A peer is asked for (`lookup`) on its first contact only; from then on it is known here
+//! until it is [forgotten](Handshakes::forget).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::cookie::{CookieJar, CookieMint, MacKey, has_mac1};
+use crate::gate::{Admission, Gate, GateSettings};
+use crate::handshake::{HandshakeError, Identity, Initiated, SessionKeys};
+use crate::key::{KEY, KeyError, PresharedKey, PrivateKey, PublicKey, SharedSecret};
+use crate::message::{COOKIE_REPLY, CookieReply, INITIATION, Initiation, Message, RESPONSE, Response};
+use crate::moment::Moment;
+use crate::random::Random;
+use crate::routes::Keyed;
+use crate::tai64n::Tai64N;
+
+/// Initiations of one peer that follow each other more closely are not answered.
+const CLOSEST: Duration = Duration::from_millis(20);
+/// Draws for a free index before it is given up: with a quarter of all taken, one time in 10^19 in vain.
+const DRAWS: usize = 32;
+
+/// What the registry tells of a peer on its first contact.
+#[derive(Clone, Default, Debug)]
+pub struct Introduction {
+    /// The secret it shares with us beforehand, if any.
+    pub preshared: PresharedKey,
+    /// The timestamp of its last initiation that was answered.
+    pub greatest: Tai64N,
+}
+
+/// What is to be done with a datagram.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing at all.
+    Dropped(Dropped),
+    /// Its sender has to prove its address: send it this.
+    Cookie([u8; COOKIE_REPLY]),
+    /// A peer has begun a session: hand the keys to whoever owns it, then send it this.
+    Answered {
+        /// Which peer.
+        peer: PublicKey,
+        /// To be remembered, as no older initiation of this peer counts any more.
+        timestamp: Tai64N,
+        /// Keys of the session.
+        keys: SessionKeys,
+        /// The answer.
+        response: [u8; RESPONSE],
+    },
+    /// A peer has answered: hand the keys to whoever owns it.
+    Established {
+        /// Which peer.
+        peer: PublicKey,
+        /// Keys of the session.
+        keys: SessionKeys,
+    },
+    /// A peer is under load and gave a cookie; our next attempt will carry it.
+    CookieTaken,
+}
+
+/// Why a datagram is answered with silence.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Dropped {
+    /// It is no handshake message.
+    Malformed,
+    /// Its sender does not know our public key.
+    NoMac,
+    /// Made for another key, or changed on its way.
+    Forged,
+    /// A key in it protects nothing.
+    LowOrder,
+    /// Nobody knows its sender.
+    UnknownPeer,
+    /// It is not newer than the last one of its sender.
+    Replayed,
+    /// It follows the last one of its sender too closely.
+    TooSoon,
+    /// It answers nothing of ours that waits for an answer.
+    NotAsked,
+    /// Its address has had its share.
+    SourceLimited,
+    /// More senders proved their addresses than can be answered.
+    Overloaded,
+    /// No index is free.
+    NoIndex,
+}
+
+impl From<HandshakeError> for Dropped {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Forged => Self::Forged,
+            HandshakeError::Key(_) => Self::LowOrder,
+        }
+    }
+}
+
+impl From<KeyError> for Dropped {
+    fn from(_: KeyError) -> Self {
+        Self::LowOrder
+    }
+}
+
+/// The handshakes of one identity.
+pub struct Handshakes<R> {
+    identity: Identity,
+    mint: CookieMint,
+    gate: Gate,
+    known: HashMap<PublicKey, Known, Keyed>,
+    /// Our indices that are in use, and by whom.
+    indices: HashMap<u32, PublicKey, Keyed>,
+    owners: Owners,
+    random: R,
+}
+
+/// Which core owns a peer: its sessions' indices say so, and so do the datagrams that carry them.
+#[derive(Clone, Copy, Debug)]
+pub struct Owners {
+    cores: u32,
+    hash: Keyed,
+}
+
+impl Owners {
+    /// Spreads peers over so many cores. `secret` has to be random.
+    pub fn new(cores: u32, secret: u64) -> Self {
+        Self { cores: cores.max(1), hash: Keyed(secret) }
+    }
+
+    /// The core that owns a peer.
+    #[allow(clippy::cast_possible_truncation, reason = "the remainder is less than a u32")]
+    pub fn of_peer(&self, peer: &PublicKey) -> u32 {
+        (self.hash.hash_one(peer) % u64::from(self.cores)) as u32
+    }
+
+    /// The core that owns the session of an index.
+    pub fn of_index(&self, index: u32) -> u32 {
+        index % self.cores
+    }
+
+    fn index(&self, owner: u32, random: u32) -> u32 {
+        let whole = u32::MAX / self.cores;
+        random % whole * self.cores + owner
+    }
+}
+
+/// What is kept of a peer between its handshakes.
+struct Known {
+    mac_key: MacKey,
+    shared: SharedSecret,
+    preshared: PresharedKey,
+    greatest: Tai64N,
+    answered: Option<Moment>,
+    jar: CookieJar,
+    initiated: Option<Initiated>,
+}
+
+impl Known {
+    fn new(peer: &PublicKey, introduction: Introduction, shared: SharedSecret) -> Self {
+        let Introduction { preshared, greatest } = introduction;
+        let (mac_key, jar) = (MacKey::of(peer), CookieJar::default());
+        Self { mac_key, shared, preshared, greatest, answered: None, jar, initiated: None }
+    }
+}
+
+impl<R: Random> Handshakes<R> {
+    /// The handshakes of the owner of this key.
+    pub fn new(private: PrivateKey, gate: GateSettings, owners: Owners, mut random: R) -> Self {
+        let identity = Identity::new(private);
+        let mut secret = || u64::from_le_bytes(random.bytes());
+        Self {
+            mint: CookieMint::new(&identity.public()),
+            gate: Gate::new(gate, secret()),
+            known: HashMap::with_hasher(Keyed(secret())),
+            indices: HashMap::with_hasher(Keyed(secret())),
+            identity,
+            owners,
+            random,
+        }
+    }
+
+    /// What others know us by.
+    pub fn public(&self) -> PublicKey {
+        self.identity.public()
+    }
+
+    /// Takes a datagram that is no transport message.
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        now: Moment,
+        lookup: impl FnOnce(&PublicKey) -> Option<Introduction>,
+    ) -> Outcome {
+        let outcome = match Message::parse(datagram) {
+            Some(Message::Initiation(initiation)) => self.handle_initiation(initiation, from, now, lookup),
+            Some(Message::Response(response)) => self.handle_response(response),
+            Some(Message::CookieReply(reply)) => self.handle_cookie(reply, now),
+            Some(Message::Transport(_)) | None => Err(Dropped::Malformed),
+        };
+        outcome.unwrap_or_else(Outcome::Dropped)
+    }
+
+    fn handle_initiation(
+        &mut self,
+        initiation: Initiation<'_>,
+        from: SocketAddr,
+        now: Moment,
+        lookup: impl FnOnce(&PublicKey) -> Option<Introduction>,
+    ) -> Result<Outcome, Dropped> {
+        let Initiation(message) = initiation;
+        if !has_mac1(message, self.identity.mac_key()) {
+            return Err(Dropped::NoMac);
+        }
+        match self.gate.admit(from, now, || self.mint.has_mac2(message, from, now)) {
+            Admission::Answer => {}
+            Admission::CookieFirst => {
+                let reply = self.mint.reply(message, initiation.sender(), from, now, &mut self.random);
+                return Ok(Outcome::Cookie(reply));
+            }
+            Admission::SourceLimited => return Err(Dropped::SourceLimited),
+            Admission::Overloaded => return Err(Dropped::Overloaded),
+        }
+        let identified = self.identity.identify(initiation)?;
+        let peer = identified.peer;
+        let verified = match self.known.entry(peer) {
+            Entry::Occupied(known) => identified.verify(&known.get().shared)?,
+            // Whoever writes somebody else's name on an initiation must not have us keep anything for it.
+            Entry::Vacant(vacant) => {
+                let introduction = lookup(&peer).ok_or(Dropped::UnknownPeer)?;
+                let shared = self.identity.shared_with(&peer)?;
+                let verified = identified.verify(&shared)?;
+                vacant.insert(Known::new(&peer, introduction, shared));
+                verified
+            }
+        };
+        let local = self.take_index(&peer)?;
+        match self.answer(verified, local, now) {
+            Ok(answered) => Ok(answered),
+            Err(dropped) => {
+                self.release(local);
+                Err(dropped)
+            }
+        }
+    }
+
+    fn answer(&mut self, verified: crate::Verified, local: u32, now: Moment) -> Result<Outcome, Dropped> {
+        let (peer, timestamp) = (verified.peer, verified.timestamp);
+        let known = self.known.get_mut(&peer).ok_or(Dropped::UnknownPeer)?;
+        if timestamp <= known.greatest {
+            return Err(Dropped::Replayed);
+        }
+        if known.answered.is_some_and(|last| now.since(last) < CLOSEST) {
+            return Err(Dropped::TooSoon);
+        }
+        let ephemeral = PrivateKey::from_bytes(self.random.bytes::<KEY>());
+        let (mut response, keys) = verified.answer(&known.preshared, &ephemeral, local)?;
+        known.jar.sign(&mut response, &known.mac_key, now);
+        known.greatest = timestamp;
+        known.answered = Some(now);
+        // Both have begun at once: the one with the lesser key goes on, so that one session comes of it.
+        if self.identity.public() > peer
+            && let Some(initiated) = known.initiated.take()
+        {
+            self.indices.remove(&initiated.local());
+        }
+        Ok(Outcome::Answered { peer, timestamp, keys, response })
+    }
+
+    fn handle_response(&mut self, response: Response<'_>) -> Result<Outcome, Dropped> {
+        let Response(message) = response;
+        if !has_mac1(message, self.identity.mac_key()) {
+            return Err(Dropped::NoMac);
+        }
+        let peer = *self.indices.get(&response.receiver()).ok_or(Dropped::NotAsked)?;
+        let known = self.known.get_mut(&peer).ok_or(Dropped::NotAsked)?;
+        let asked = |initiated: &&Initiated| initiated.local() == response.receiver();
+        let initiated = known.initiated.as_ref().filter(asked).ok_or(Dropped::NotAsked)?;
+        let keys = self.identity.finish(initiated, response, &known.preshared)?;
+        known.initiated = None;
+        Ok(Outcome::Established { peer, keys })
+    }
+
+    fn handle_cookie(&mut self, reply: CookieReply<'_>, now: Moment) -> Result<Outcome, Dropped> {
+        let peer = *self.indices.get(&reply.receiver()).ok_or(Dropped::NotAsked)?;
+        let known = self.known.get_mut(&peer).ok_or(Dropped::NotAsked)?;
+        if known.jar.take(reply, &peer, now) { Ok(Outcome::CookieTaken) } else { Err(Dropped::Forged) }
+    }
+
+    /// Begins a handshake with a peer, in place of one that was not answered.
+    ///
+    /// # Errors
+    /// There is no such peer, its key protects nothing, or no index is free.
+    pub fn initiate(
+        &mut self,
+        peer: &PublicKey,
+        now: Moment,
+        wall: Tai64N,
+        lookup: impl FnOnce(&PublicKey) -> Option<Introduction>,
+    ) -> Result<[u8; INITIATION], Dropped> {
+        if let Entry::Vacant(vacant) = self.known.entry(*peer) {
+            let introduction = lookup(peer).ok_or(Dropped::UnknownPeer)?;
+            let shared = self.identity.shared_with(peer)?;
+            vacant.insert(Known::new(peer, introduction, shared));
+        }
+        let local = self.take_index(peer)?;
+        let known = self.known.get_mut(peer).ok_or(Dropped::UnknownPeer)?;
+        let ephemeral = PrivateKey::from_bytes(self.random.bytes::<KEY>());
+        match self.identity.initiate(peer, &known.shared, wall, ephemeral, local) {
+            Ok((mut message, initiated)) => {
+                known.jar.sign(&mut message, &known.mac_key, now);
+                if let Some(before) = known.initiated.replace(initiated) {
+                    self.indices.remove(&before.local());
+                }
+                Ok(message)
+            }
+            Err(error) => {
+                self.release(local);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The next handshake uses this secret; sessions live on.
+    pub fn set_preshared(&mut self, peer: &PublicKey, preshared: PresharedKey) {
+        if let Some(known) = self.known.get_mut(peer) {
+            known.preshared = preshared;
+        }
+    }
+
+    /// A session was forgotten: its index may be used again.
+    pub fn release(&mut self, local: u32) {
+        self.indices.remove(&local);
+    }
+
+    /// Keeps nothing of a peer: it sleeps, or was removed. A handshake half done is over.
+    pub fn forget(&mut self, peer: &PublicKey) {
+        if let Some(initiated) = self.known.remove(peer).and_then(|known| known.initiated) {
+            self.release(initiated.local());
+        }
+    }
+
+    /// Peers known here, and indices in use.
+    pub fn len(&self) -> (usize, usize) {
+        (self.known.len(), self.indices.len())
+    }
+
+    /// A random index that nobody uses.
+    fn take_index(&mut self, peer: &PublicKey) -> Result<u32, Dropped> {
+        let owner = self.owners.of_peer(peer);
+        for _ in 0..DRAWS {
+            let index = self.owners.index(owner, u32::from_le_bytes(self.random.bytes()));
+            if let Entry::Vacant(vacant) = self.indices.entry(index) {
+                vacant.insert(*peer);
+                return Ok(index);
+            }
+        }
+        Err(Dropped::NoIndex)
+    }
+}
