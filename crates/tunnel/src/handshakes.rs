@@ -117,7 +117,7 @@ pub struct Handshakes<R> {
     random: R,
 }
 
-/// Which core owns a peer: its sessions' indices say so, and so do the datagrams that carry them.
+/// Which core owns a peer: the lowest byte of its sessions' indices says so, and thereby every datagram that carries one.
 #[derive(Clone, Copy, Debug)]
 pub struct Owners {
     cores: u32,
@@ -125,9 +125,12 @@ pub struct Owners {
 }
 
 impl Owners {
+    /// As many cores as the byte can tell apart.
+    pub const MOST: u32 = 256;
+
     /// Spreads peers over so many cores. `secret` has to be random.
     pub fn new(cores: u32, secret: u64) -> Self {
-        Self { cores: cores.max(1), hash: Keyed(secret) }
+        Self { cores: cores.clamp(1, Self::MOST), hash: Keyed(secret) }
     }
 
     /// The core that owns a peer.
@@ -138,12 +141,15 @@ impl Owners {
 
     /// The core that owns the session of an index.
     pub fn of_index(&self, index: u32) -> u32 {
-        index % self.cores
+        index % Self::MOST % self.cores
     }
 
+    /// An index of that owner.
     fn index(&self, owner: u32, random: u32) -> u32 {
-        let whole = u32::MAX / self.cores;
-        random % whole * self.cores + owner
+        let (rest, byte) = (random & !(Self::MOST - 1), random % Self::MOST);
+        // So many bytes say this owner.
+        let choices = (Self::MOST - owner).div_ceil(self.cores);
+        rest | (owner + self.cores * (byte % choices))
     }
 }
 
@@ -359,5 +365,23 @@ impl<R: Random> Handshakes<R> {
             }
         }
         Err(Dropped::NoIndex)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_tells_its_owner() {
+        for cores in [1, 2, 3, 7, 100, 255, 256] {
+            let owners = Owners::new(cores, 1);
+            for owner in 0..cores {
+                for random in [0, 1, 255, 256, 12_345_678, u32::MAX] {
+                    let index = owners.index(owner, random);
+                    assert_eq!((owners.of_index(index), index >> 8), (owner, random >> 8), "{cores} {owner} {random}");
+                }
+            }
+        }
     }
 }

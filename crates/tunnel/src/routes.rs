@@ -162,7 +162,7 @@ impl Lengths {
     }
 }
 
-impl<T: Copy> Routes<T> {
+impl<T> Routes<T> {
     /// No routes yet. `secret` has to be random.
     pub fn new(secret: u64) -> Self {
         Self { owners: HashMap::with_hasher(Keyed(secret)), v4: Lengths::new(), v6: Lengths::new() }
@@ -185,16 +185,16 @@ impl<T: Copy> Routes<T> {
     }
 
     /// Who has exactly this prefix.
-    pub fn get(&self, prefix: Prefix) -> Option<T> {
-        self.owners.get(&prefix).copied()
+    pub fn get(&self, prefix: Prefix) -> Option<&T> {
+        self.owners.get(&prefix)
     }
 
     /// Whom an address belongs to.
-    pub fn lookup(&self, address: IpAddr) -> Option<T> {
+    pub fn lookup(&self, address: IpAddr) -> Option<&T> {
         let lengths = if address.is_ipv4() { &self.v4 } else { &self.v6 };
         lengths.longest_first().find_map(|length| {
             let prefix = Prefix { address: masked(address, length), length };
-            self.owners.get(&prefix).copied()
+            self.owners.get(&prefix)
         })
     }
 
@@ -237,7 +237,7 @@ mod tests {
             assert_eq!(routes.insert(prefix(text), owner), None);
         }
         routes.insert(prefix("2001:db8::1"), 5);
-        let whose = |routes: &Routes<i32>, text: &str| routes.lookup(ip(text));
+        let whose = |routes: &Routes<i32>, text: &str| routes.lookup(ip(text)).copied();
         assert_eq!(whose(&routes, "10.50.1.1"), Some(3));
         assert_eq!(whose(&routes, "10.50.1.2"), Some(2));
         assert_eq!(whose(&routes, "10.51.1.2"), Some(1));
@@ -280,7 +280,7 @@ mod tests {
             let asked = any(owner % 2 == 0);
             let longest =
                 list.iter().filter(|(prefix, _)| prefix.contains(asked)).max_by_key(|(prefix, _)| prefix.length);
-            assert_eq!(routes.lookup(asked), longest.map(|(_, owner)| *owner), "{asked}");
+            assert_eq!(routes.lookup(asked), longest.map(|(_, owner)| owner), "{asked}");
         }
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -84,11 +85,11 @@ impl SendingHalf {
     ///
     /// # Errors
     /// The session is over.
-    pub fn sealer(&self, now: Moment) -> Result<Sealer<'_>, Exhausted> {
+    pub fn sealer(self: Arc<Self>, now: Moment) -> Result<Sealer, Exhausted> {
         if !self.is_usable(now) {
             return Err(Exhausted);
         }
-        Ok(Sealer { half: self, key: aead(&self.key) })
+        Ok(Sealer { key: aead(&self.key), half: self })
     }
 
     /// Whether anything may still be sent.
@@ -115,8 +116,8 @@ impl SendingHalf {
 }
 
 /// A sending half with its key readied.
-pub struct Sealer<'a> {
-    half: &'a SendingHalf,
+pub struct Sealer {
+    half: Arc<SendingHalf>,
     key: LessSafeKey,
 }
 
@@ -127,7 +128,12 @@ pub const fn datagram_length(packet: usize, mtu: usize) -> usize {
     TRANSPORT_HEADER + padded + TRANSPORT_TAG
 }
 
-impl Sealer<'_> {
+impl Sealer {
+    /// The session it sends in.
+    pub fn session(&self) -> &SendingHalf {
+        &self.half
+    }
+
     /// Seals a datagram whose packet stands behind the header, padded with zeros, and before the room for the tag.
     ///
     /// # Errors
@@ -213,18 +219,19 @@ mod tests {
     const NOW: Moment = Moment::from_millis(5_000);
 
     /// Both ends of a session.
-    fn pair() -> ((SendingHalf, ReceivingHalf), (SendingHalf, ReceivingHalf)) {
+    fn pair() -> ((Arc<SendingHalf>, ReceivingHalf), (Arc<SendingHalf>, ReceivingHalf)) {
         let keys = |role, local, remote, send, receive| {
             let (send, receive) = (Secret::new([send; KEY]), Secret::new([receive; KEY]));
-            halves(SessionKeys { role, local, remote, send, receive }, NOW)
+            let (send, receive) = halves(SessionKeys { role, local, remote, send, receive }, NOW);
+            (Arc::new(send), receive)
         };
         (keys(Role::Initiator, 1, 2, 10, 20), keys(Role::Responder, 2, 1, 20, 10))
     }
 
-    fn sealed(half: &SendingHalf, packet: &[u8]) -> Vec<u8> {
+    fn sealed(half: &Arc<SendingHalf>, packet: &[u8]) -> Vec<u8> {
         let mut datagram = vec![0; datagram_length(packet.len(), 1420)];
         datagram[TRANSPORT_HEADER..][..packet.len()].copy_from_slice(packet);
-        half.sealer(NOW).unwrap().seal(&mut datagram).unwrap();
+        Arc::clone(half).sealer(NOW).unwrap().seal(&mut datagram).unwrap();
         datagram
     }
 
@@ -263,7 +270,7 @@ mod tests {
         send.counter.store(REJECT_AFTER_MESSAGES - 1, Relaxed);
         let mut datagram = sealed(&send, b"the last");
         assert!(send.is_worn(NOW) && !send.is_usable(NOW));
-        assert_eq!(send.sealer(NOW).err(), Some(Exhausted));
+        assert_eq!(Arc::clone(&send).sealer(NOW).err(), Some(Exhausted));
         assert!(open(&mut receive, &mut datagram).is_ok());
         // Taken by many at once, the limit holds as well.
         for _ in 0..10 {
@@ -294,8 +301,8 @@ mod tests {
         let aged = |age: Duration| NOW.after(age);
         assert!(!send.is_worn(aged(Duration::from_secs(119))) && send.is_worn(aged(REKEY_AFTER)));
         assert!(!answering.is_worn(aged(REKEY_AFTER)), "the initiator renews it");
-        assert!(send.sealer(aged(Duration::from_secs(179))).is_ok());
-        assert!(send.sealer(aged(REJECT_AFTER)).is_err());
+        assert!(Arc::clone(&send).sealer(aged(Duration::from_secs(179))).is_ok());
+        assert!(Arc::clone(&send).sealer(aged(REJECT_AFTER)).is_err());
         assert!(receive.opener(aged(Duration::from_secs(179))).is_ok());
         assert_eq!(receive.opener(aged(REJECT_AFTER)).err(), Some(Rejected::Expired));
     }

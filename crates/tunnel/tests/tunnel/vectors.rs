@@ -48,7 +48,7 @@ fn a_handshake_is_what_the_paper_says() {
     let packet = b"a known packet";
     let mut datagram = vec![0; datagram_length(packet.len(), 1420)];
     datagram[TRANSPORT_HEADER..][..packet.len()].copy_from_slice(packet);
-    send.sealer(now).unwrap().seal(&mut datagram).unwrap();
+    std::sync::Arc::new(send).sealer(now).unwrap().seal(&mut datagram).unwrap();
     assert_eq!(hex(&datagram), TRANSPORT);
 
     let (_, mut receive) = halves(theirs, now);
