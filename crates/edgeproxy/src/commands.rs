@@ -12,7 +12,10 @@ mod check;
 mod demo;
 mod doctor;
 mod drain;
+mod keygen;
+mod overlay;
 mod proxy;
+mod pubkey;
 mod route;
 mod say;
 
@@ -28,6 +31,9 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     Drain(drain::Drain),
     Route(route::Route),
+    Overlay(overlay::Overlay),
+    Keygen(keygen::Keygen),
+    Pubkey(pubkey::Pubkey),
 }
 
 /// Runs a command: exit code 0 done, 1 failed, 2 bad usage or configuration.
@@ -39,6 +45,9 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Doctor(doctor) => doctor.run(),
         Command::Drain(drain) => drain.run(),
         Command::Route(route) => route.run(),
+        Command::Overlay(overlay) => overlay.run(),
+        Command::Keygen(keygen) => keygen.run(),
+        Command::Pubkey(pubkey) => pubkey.run(),
     };
     if say::has_failed() { ExitCode::FAILURE } else { code }
 }
@@ -49,7 +58,7 @@ enum Failure {
     Failed(String),
     /// What was asked for makes no sense.
     Usage(String),
-    /// The configuration file that was named has mistakes.
+    /// The configuration file that was named has mistakes, or a list that a flag gives.
     Config(Vec<Problem>),
 }
 

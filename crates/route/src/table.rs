@@ -8,7 +8,7 @@ use crate::choose::Choice;
 use crate::latency;
 use crate::moment::Moment;
 use crate::place::{Area, Country, Place, Point};
-use crate::regions::region_facts;
+use crate::regions::{REGIONS, region_facts};
 use crate::state::{Applicant, Claim, Reservation, SlotKey, StatePool};
 use crate::view::{Group, View};
 
@@ -53,6 +53,15 @@ impl Regions {
             })
             .collect();
         Self { declared }
+    }
+
+    /// The codes of all of them, sorted and each once.
+    pub fn codes(&self) -> Vec<&str> {
+        let declared = self.declared.keys().map(String::as_str);
+        let mut codes: Vec<&str> = REGIONS.iter().map(|facts| facts.code).chain(declared).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        codes
     }
 
     /// Those of these codes whose place is not known, sorted and each once.
@@ -263,5 +272,24 @@ impl Table {
     fn is_pop_region(&self, code: &str, region: Region) -> bool {
         let coarse = Area::from_code(code).is_some() || Area::from_code(&self.pop_region).is_some();
         code == self.pop_region || (coarse && region.area.is_some() && region.area == self.pop.area)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_built_in_and_the_declared_ones() {
+        let declared = ["attic", "fra"].map(|code| CustomRegion {
+            code: code.to_owned(),
+            country: "DE".parse().unwrap(),
+            point: Point::from_degrees(50.0, 8.0).unwrap(),
+        });
+        let (built_in, regions) = (Regions::default(), Regions::with(declared));
+        assert_eq!(built_in.codes().len(), REGIONS.len());
+        let more: Vec<&str> = regions.codes().into_iter().filter(|code| !built_in.codes().contains(code)).collect();
+        assert_eq!((more, regions.codes().len()), (vec!["attic"], REGIONS.len() + 1));
+        assert!(regions.codes().is_sorted());
     }
 }

@@ -1,8 +1,8 @@
 //! All handshakes of one identity: those of peers that begin, and those we begin.
 //!
 //! What comes in is a datagram that is no transport message; what comes out says what to send and which keys to hand to
-//! the core that owns the peer. A peer is asked for (`lookup`) on its first contact only; from then on it is known here
-//! until it is [forgotten](Handshakes::forget).
+//! the core that owns the peer. The registry is asked (`lookup`) in each handshake, and is the only one who knows; what is
+//! kept here until a peer is [forgotten](Handshakes::forget) is what its next handshake is spared.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::cookie::{CookieJar, CookieMint, MacKey, has_mac1};
 use crate::gate::{Admission, Gate, GateSettings};
-use crate::handshake::{HandshakeError, Identity, Initiated, SessionKeys};
+use crate::handshake::{HandshakeError, Identity, Initiated, SessionKeys, Verified};
 use crate::key::{KEY, KeyError, PresharedKey, PrivateKey, PublicKey, SharedSecret};
 use crate::message::{COOKIE_REPLY, CookieReply, INITIATION, Initiation, Message, RESPONSE, Response};
 use crate::moment::Moment;
@@ -25,7 +25,7 @@ const CLOSEST: Duration = Duration::from_millis(20);
 /// Draws for a free index before it is given up: with a quarter of all taken, one time in 10^19 in vain.
 const DRAWS: usize = 32;
 
-/// What the registry tells of a peer on its first contact.
+/// What the registry tells of a peer.
 #[derive(Clone, Default, Debug)]
 pub struct Introduction {
     /// The secret it shares with us beforehand, if any.
@@ -155,20 +155,16 @@ impl Owners {
 
 /// What is kept of a peer between its handshakes.
 struct Known {
-    mac_key: MacKey,
     shared: SharedSecret,
-    preshared: PresharedKey,
-    greatest: Tai64N,
     answered: Option<Moment>,
     jar: CookieJar,
-    initiated: Option<Initiated>,
+    /// Boxed, as there is none most of the time.
+    initiated: Option<Box<Initiated>>,
 }
 
 impl Known {
-    fn new(peer: &PublicKey, introduction: Introduction, shared: SharedSecret) -> Self {
-        let Introduction { preshared, greatest } = introduction;
-        let (mac_key, jar) = (MacKey::of(peer), CookieJar::default());
-        Self { mac_key, shared, preshared, greatest, answered: None, jar, initiated: None }
+    fn new(shared: SharedSecret) -> Self {
+        Self { shared, answered: None, jar: CookieJar::default(), initiated: None }
     }
 }
 
@@ -203,7 +199,7 @@ impl<R: Random> Handshakes<R> {
     ) -> Outcome {
         let outcome = match Message::parse(datagram) {
             Some(Message::Initiation(initiation)) => self.handle_initiation(initiation, from, now, lookup),
-            Some(Message::Response(response)) => self.handle_response(response),
+            Some(Message::Response(response)) => self.handle_response(response, lookup),
             Some(Message::CookieReply(reply)) => self.handle_cookie(reply, now),
             Some(Message::Transport(_)) | None => Err(Dropped::Malformed),
         };
@@ -232,19 +228,22 @@ impl<R: Random> Handshakes<R> {
         }
         let identified = self.identity.identify(initiation)?;
         let peer = identified.peer;
+        let introduction = lookup(&peer).ok_or(Dropped::UnknownPeer)?;
         let verified = match self.known.entry(peer) {
             Entry::Occupied(known) => identified.verify(&known.get().shared)?,
             // Whoever writes somebody else's name on an initiation must not have us keep anything for it.
             Entry::Vacant(vacant) => {
-                let introduction = lookup(&peer).ok_or(Dropped::UnknownPeer)?;
                 let shared = self.identity.shared_with(&peer)?;
                 let verified = identified.verify(&shared)?;
-                vacant.insert(Known::new(&peer, introduction, shared));
+                vacant.insert(Known::new(shared));
                 verified
             }
         };
+        if verified.timestamp <= introduction.greatest {
+            return Err(Dropped::Replayed);
+        }
         let local = self.take_index(&peer)?;
-        match self.answer(verified, local, now) {
+        match self.answer(verified, &introduction.preshared, local, now) {
             Ok(answered) => Ok(answered),
             Err(dropped) => {
                 self.release(local);
@@ -253,19 +252,21 @@ impl<R: Random> Handshakes<R> {
         }
     }
 
-    fn answer(&mut self, verified: crate::Verified, local: u32, now: Moment) -> Result<Outcome, Dropped> {
+    fn answer(
+        &mut self,
+        verified: Verified,
+        preshared: &PresharedKey,
+        local: u32,
+        now: Moment,
+    ) -> Result<Outcome, Dropped> {
         let (peer, timestamp) = (verified.peer, verified.timestamp);
         let known = self.known.get_mut(&peer).ok_or(Dropped::UnknownPeer)?;
-        if timestamp <= known.greatest {
-            return Err(Dropped::Replayed);
-        }
         if known.answered.is_some_and(|last| now.since(last) < CLOSEST) {
             return Err(Dropped::TooSoon);
         }
         let ephemeral = PrivateKey::from_bytes(self.random.bytes::<KEY>());
-        let (mut response, keys) = verified.answer(&known.preshared, &ephemeral, local)?;
-        known.jar.sign(&mut response, &known.mac_key, now);
-        known.greatest = timestamp;
+        let (mut response, keys) = verified.answer(preshared, &ephemeral, local)?;
+        known.jar.sign(&mut response, &MacKey::of(&peer), now);
         known.answered = Some(now);
         // Both have begun at once: the one with the lesser key goes on, so that one session comes of it.
         if self.identity.public() > peer
@@ -276,7 +277,11 @@ impl<R: Random> Handshakes<R> {
         Ok(Outcome::Answered { peer, timestamp, keys, response })
     }
 
-    fn handle_response(&mut self, response: Response<'_>) -> Result<Outcome, Dropped> {
+    fn handle_response(
+        &mut self,
+        response: Response<'_>,
+        lookup: impl FnOnce(&PublicKey) -> Option<Introduction>,
+    ) -> Result<Outcome, Dropped> {
         let Response(message) = response;
         if !has_mac1(message, self.identity.mac_key()) {
             return Err(Dropped::NoMac);
@@ -284,8 +289,9 @@ impl<R: Random> Handshakes<R> {
         let peer = *self.indices.get(&response.receiver()).ok_or(Dropped::NotAsked)?;
         let known = self.known.get_mut(&peer).ok_or(Dropped::NotAsked)?;
         let asked = |initiated: &&Initiated| initiated.local() == response.receiver();
-        let initiated = known.initiated.as_ref().filter(asked).ok_or(Dropped::NotAsked)?;
-        let keys = self.identity.finish(initiated, response, &known.preshared)?;
+        let initiated = known.initiated.as_deref().filter(asked).ok_or(Dropped::NotAsked)?;
+        let introduction = lookup(&peer).ok_or(Dropped::UnknownPeer)?;
+        let keys = self.identity.finish(initiated, response, &introduction.preshared)?;
         known.initiated = None;
         Ok(Outcome::Established { peer, keys })
     }
@@ -299,26 +305,24 @@ impl<R: Random> Handshakes<R> {
     /// Begins a handshake with a peer, in place of one that was not answered.
     ///
     /// # Errors
-    /// There is no such peer, its key protects nothing, or no index is free.
-    pub fn initiate(
-        &mut self,
-        peer: &PublicKey,
-        now: Moment,
-        wall: Tai64N,
-        lookup: impl FnOnce(&PublicKey) -> Option<Introduction>,
-    ) -> Result<[u8; INITIATION], Dropped> {
-        if let Entry::Vacant(vacant) = self.known.entry(*peer) {
-            let introduction = lookup(peer).ok_or(Dropped::UnknownPeer)?;
-            let shared = self.identity.shared_with(peer)?;
-            vacant.insert(Known::new(peer, introduction, shared));
-        }
+    /// Its key protects nothing, or no index is free.
+    pub fn initiate(&mut self, peer: &PublicKey, now: Moment, wall: Tai64N) -> Result<[u8; INITIATION], Dropped> {
         let local = self.take_index(peer)?;
-        let known = self.known.get_mut(peer).ok_or(Dropped::UnknownPeer)?;
+        let known = match self.known.entry(*peer) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => match self.identity.shared_with(peer) {
+                Ok(shared) => vacant.insert(Known::new(shared)),
+                Err(error) => {
+                    self.release(local);
+                    return Err(error.into());
+                }
+            },
+        };
         let ephemeral = PrivateKey::from_bytes(self.random.bytes::<KEY>());
         match self.identity.initiate(peer, &known.shared, wall, ephemeral, local) {
             Ok((mut message, initiated)) => {
-                known.jar.sign(&mut message, &known.mac_key, now);
-                if let Some(before) = known.initiated.replace(initiated) {
+                known.jar.sign(&mut message, &MacKey::of(peer), now);
+                if let Some(before) = known.initiated.replace(Box::new(initiated)) {
                     self.indices.remove(&before.local());
                 }
                 Ok(message)
@@ -327,13 +331,6 @@ impl<R: Random> Handshakes<R> {
                 self.release(local);
                 Err(error.into())
             }
-        }
-    }
-
-    /// The next handshake uses this secret; sessions live on.
-    pub fn set_preshared(&mut self, peer: &PublicKey, preshared: PresharedKey) {
-        if let Some(known) = self.known.get_mut(peer) {
-            known.preshared = preshared;
         }
     }
 

@@ -131,13 +131,13 @@ fn both_need_the_same_preshared_key() {
     assert_eq!(a.dropped, [Dropped::Forged]);
     assert!(b.take_received().is_empty());
 
-    a.handshakes.set_preshared(&b.public(), PresharedKey::from_bytes([7; 32]));
+    a.register(b.public(), PresharedKey::from_bytes([7; 32]));
     pass(&mut [&mut a, &mut b], secs(6));
     assert_eq!(b.take_received(), [padded(b"packet")]);
 
     // It is changed while a session lives: that lives on, and the next handshake uses it.
     for (node, peer) in [(&mut a, b.public()), (&mut b, private(1).public())] {
-        node.handshakes.set_preshared(&peer, PresharedKey::from_bytes([8; 32]));
+        node.register(peer, PresharedKey::from_bytes([8; 32]));
     }
     a.send(b.public(), b"in the old session");
     deliver(&mut [&mut a, &mut b]);

@@ -101,7 +101,7 @@ impl Node {
     }
 
     pub(crate) fn register(&mut self, peer: PublicKey, preshared: PresharedKey) {
-        self.registered.insert(peer, Introduction { preshared, ..Introduction::default() });
+        self.registered.entry(peer).or_default().preshared = preshared;
     }
 
     /// Registers a peer that is at this address, and wakes it.
@@ -234,9 +234,8 @@ impl Node {
         while let Some(action) = self.peers.get_mut(&key).and_then(Peer::poll_action) {
             match action {
                 Action::Initiate => {
-                    let (wall, now, registered) = (self.wall(), self.now, &self.registered);
-                    let lookup = |peer: &PublicKey| registered.get(peer).cloned();
-                    if let Ok(message) = self.handshakes.initiate(&key, now, wall, lookup) {
+                    let (wall, now) = (self.wall(), self.now);
+                    if let Ok(message) = self.handshakes.initiate(&key, now, wall) {
                         let outlet = self.peers[&key].outlet();
                         outlet.note(message.len() as u64, now);
                         self.sent.push((outlet.endpoint().unwrap(), message.to_vec()));

@@ -1,0 +1,151 @@
+//! The thread of the handshakes: strangers are its business alone, so that a flood of them costs the workers nothing.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, SystemTime};
+
+use edgeproxy_tunnel::{Dropped, Handshakes, Outcome, PublicKey, Tai64N};
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+
+use crate::device::Shared;
+use crate::random::OsRandom;
+use crate::registry::Remote;
+use crate::udp::{Inbox, Udp};
+use crate::worker;
+
+/// What others want of this thread.
+pub(crate) enum Letter {
+    /// Begin a handshake.
+    Initiate(Arc<Remote>),
+    /// These indices of ours are free again.
+    Release(Vec<u32>),
+    /// The peer sleeps, or was removed.
+    Forget(PublicKey),
+    /// A datagram that came to a worker's socket.
+    Stray(Vec<u8>, std::net::SocketAddr),
+    /// Say that all letters before this one were read.
+    Barrier(Sender<()>),
+    /// End.
+    End,
+}
+
+pub(crate) struct Reception {
+    shared: Arc<Shared>,
+    handshakes: Handshakes<OsRandom>,
+    udp: Udp,
+}
+
+impl Reception {
+    pub(crate) fn new(shared: Arc<Shared>, handshakes: Handshakes<OsRandom>, udp: Udp) -> Self {
+        Self { shared, handshakes, udp }
+    }
+
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (number, socket) in [(0, &self.shared.reception as &dyn std::os::fd::AsFd), (1, &self.udp)] {
+            epoll::add(&epoll, socket, EventData::new_u64(number), EventFlags::IN)?;
+        }
+        let (mut inbox, mut events) = (Inbox::new(), Vec::with_capacity(4));
+        loop {
+            match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => events.clear(),
+                Err(error) => return Err(error.into()),
+            }
+            for letter in self.shared.reception.take() {
+                if !self.read(letter) {
+                    return Ok(());
+                }
+            }
+            // One batch, then the letters again: those who wait for an initiation of ours are no strangers.
+            match self.udp.receive(&mut inbox) {
+                Ok(None) => {}
+                Ok(Some(runs)) => {
+                    for run in runs {
+                        for datagram in run.bytes.chunks(run.stride) {
+                            self.handle(datagram, run.from);
+                        }
+                    }
+                }
+                // What an earlier datagram of ours met with: of no use here.
+                Err(error) => tracing::debug!(%error, "cannot receive handshakes"),
+            }
+        }
+    }
+
+    /// Returns whether it goes on.
+    fn read(&mut self, letter: Letter) -> bool {
+        match letter {
+            Letter::Initiate(remote) => self.initiate(&remote),
+            Letter::Release(indices) => indices.into_iter().for_each(|index| self.handshakes.release(index)),
+            Letter::Forget(public) => self.handshakes.forget(&public),
+            Letter::Stray(datagram, from) => self.handle(&datagram, from),
+            // Whoever asked may have stopped waiting.
+            Letter::Barrier(reply) => _ = reply.send(()),
+            Letter::End => return false,
+        }
+        true
+    }
+
+    fn initiate(&mut self, remote: &Arc<Remote>) {
+        let Some(endpoint) = remote.outlet.endpoint() else { return };
+        let now = self.shared.clock.now();
+        let wall = Tai64N::of(SystemTime::now());
+        let message = match self.handshakes.initiate(&remote.public, now, wall) {
+            Ok(message) => message,
+            Err(why) => return tracing::debug!(peer = %remote.public, ?why, "cannot begin a handshake"),
+        };
+        remote.outlet.note(message.len() as u64, now);
+        if let Err(error) = self.udp.send(endpoint, &message, message.len()) {
+            tracing::debug!(peer = %remote.public, %endpoint, %error, "cannot send an initiation");
+        }
+    }
+
+    fn handle(&mut self, datagram: &[u8], from: std::net::SocketAddr) {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let lookup = |public: &PublicKey| shared.registry.get(public).map(|remote| remote.introduction());
+        let (peer, keys, response, timestamp) = match self.handshakes.handle_datagram(datagram, from, now, lookup) {
+            Outcome::Dropped(why) => return self.count(why, datagram, from),
+            Outcome::CookieTaken => return,
+            Outcome::Cookie(reply) => return self.answer(&reply, from),
+            Outcome::Answered { peer, timestamp, keys, response } => (peer, keys, Some(response), Some(timestamp)),
+            Outcome::Established { peer, keys } => (peer, keys, None, None),
+        };
+        let Some(remote) = self.shared.registry.get(&peer) else {
+            // It was removed while its handshake was under way.
+            self.handshakes.forget(&peer);
+            return self.handshakes.release(keys.local);
+        };
+        if let Some(timestamp) = timestamp {
+            remote.terms.lock().greatest = timestamp;
+        }
+        // The owner has to know the session before the peer can use it.
+        let owner = remote.owner;
+        self.shared.post(owner, worker::Letter::Established { remote: Arc::clone(&remote), keys, from });
+        if let Some(response) = response {
+            remote.outlet.note(response.len() as u64, now);
+            self.answer(&response, from);
+        }
+    }
+
+    fn answer(&self, message: &[u8], to: std::net::SocketAddr) {
+        if let Err(error) = self.udp.send(to, message, message.len()) {
+            tracing::debug!(%to, %error, "cannot answer a handshake");
+        }
+    }
+
+    fn count(&self, why: Dropped, datagram: &[u8], from: std::net::SocketAddr) {
+        match (why, edgeproxy_tunnel::Transport::parse(datagram)) {
+            (Dropped::Malformed, Some(header)) => {
+                let owner = self.shared.owners.of_index(header.receiver);
+                self.shared.post(owner, worker::Letter::Stray(datagram.to_vec(), from));
+            }
+            _ => self.shared.counters.dropped(why),
+        }
+    }
+}
+
+/// How long whoever removes a peer waits for the threads at most.
+pub(crate) const BARRIER_WITHIN: Duration = Duration::from_secs(5);

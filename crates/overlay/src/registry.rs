@@ -1,0 +1,181 @@
+//! The registered peers, and whose each address is.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use edgeproxy_tunnel::{Introduction, Keyed, Moment, Outlet, Owners, Prefix, PresharedKey, PublicKey, Routes, Tai64N};
+use parking_lot::{Mutex, RwLock};
+
+/// What an operator says of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerSettings {
+    /// Who it is.
+    pub public: PublicKey,
+    /// A secret mixed into its handshakes; all zero for none.
+    pub preshared: PresharedKey,
+    /// Where it is, if that is known beforehand.
+    pub endpoint: Option<SocketAddr>,
+    /// How often it hears from us at least.
+    pub keepalive: Option<Duration>,
+    /// Addresses inside the overlay that are its own. One that another peer had is moved.
+    pub allowed_ips: Vec<Prefix>,
+}
+
+/// What is known of a peer now.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// What the operator said; the endpoint is where the peer is now.
+    pub settings: PeerSettings,
+    /// When its last handshake was complete, counted back from now.
+    pub last_handshake: Option<Duration>,
+    /// Bytes of datagrams from it.
+    pub received: u64,
+    /// Bytes of datagrams to it.
+    pub sent: u64,
+}
+
+/// A registered peer.
+pub(crate) struct Remote {
+    pub(crate) public: PublicKey,
+    /// The worker that has its sessions.
+    pub(crate) owner: u32,
+    pub(crate) outlet: Arc<Outlet>,
+    pub(crate) terms: Mutex<Terms>,
+    received: AtomicU64,
+    /// When its last handshake was complete; `u64::MAX` for never.
+    handshake: AtomicU64,
+}
+
+/// What may change of a registered peer.
+pub(crate) struct Terms {
+    pub(crate) preshared: PresharedKey,
+    pub(crate) keepalive: Option<Duration>,
+    /// The timestamp of its last initiation that was answered.
+    pub(crate) greatest: Tai64N,
+    prefixes: Vec<Prefix>,
+}
+
+impl Remote {
+    pub(crate) fn note_received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn note_handshake(&self, at: Moment) {
+        self.handshake.store(at.as_millis(), Relaxed);
+    }
+
+    pub(crate) fn introduction(&self) -> Introduction {
+        let terms = self.terms.lock();
+        Introduction { preshared: terms.preshared.clone(), greatest: terms.greatest }
+    }
+
+    pub(crate) fn status(&self, now: Moment) -> PeerStatus {
+        let terms = self.terms.lock();
+        let handshake = Some(self.handshake.load(Relaxed)).filter(|at| *at != u64::MAX).map(Moment::from_millis);
+        PeerStatus {
+            settings: PeerSettings {
+                public: self.public,
+                preshared: terms.preshared.clone(),
+                endpoint: self.outlet.endpoint(),
+                keepalive: terms.keepalive,
+                allowed_ips: terms.prefixes.clone(),
+            },
+            last_handshake: handshake.map(|at| now.since(at)),
+            received: self.received.load(Relaxed),
+            sent: self.outlet.bytes(),
+        }
+    }
+}
+
+/// All registered peers.
+pub(crate) struct Registry {
+    peers: RwLock<HashMap<PublicKey, Arc<Remote>, Keyed>>,
+    routes: RwLock<Routes<Arc<Remote>>>,
+    owners: Owners,
+}
+
+impl Registry {
+    /// `secret` has to be random.
+    pub(crate) fn new(owners: Owners, secret: u64) -> Self {
+        Self {
+            peers: RwLock::new(HashMap::with_hasher(Keyed(secret))),
+            routes: RwLock::new(Routes::new(secret)),
+            owners,
+        }
+    }
+
+    pub(crate) fn get(&self, public: &PublicKey) -> Option<Arc<Remote>> {
+        self.peers.read().get(public).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Remote>> {
+        self.peers.read().values().cloned().collect()
+    }
+
+    /// Whom an address inside the overlay belongs to.
+    pub(crate) fn owner_of(&self, address: IpAddr) -> Option<Arc<Remote>> {
+        self.routes.read().lookup(address).cloned()
+    }
+
+    /// Whether an address inside the overlay belongs to this peer.
+    pub(crate) fn is_of(&self, address: IpAddr, remote: &Arc<Remote>) -> bool {
+        self.routes.read().lookup(address).is_some_and(|owner| Arc::ptr_eq(owner, remote))
+    }
+
+    /// Registers a peer, or changes what is said of one.
+    pub(crate) fn set(&self, settings: PeerSettings) -> Arc<Remote> {
+        let PeerSettings { public, preshared, endpoint, keepalive, allowed_ips } = settings;
+        let remote = Arc::clone(self.peers.write().entry(public).or_insert_with(|| {
+            Arc::new(Remote {
+                public,
+                owner: self.owners.of_peer(&public),
+                outlet: Arc::default(),
+                terms: Mutex::new(Terms {
+                    preshared: PresharedKey::default(),
+                    keepalive: None,
+                    greatest: Tai64N::default(),
+                    prefixes: Vec::new(),
+                }),
+                received: AtomicU64::new(0),
+                handshake: AtomicU64::new(u64::MAX),
+            })
+        }));
+        if endpoint.is_some() {
+            remote.outlet.set_endpoint(endpoint);
+        }
+        let before = {
+            let mut terms = remote.terms.lock();
+            terms.preshared = preshared;
+            terms.keepalive = keepalive;
+            std::mem::replace(&mut terms.prefixes, allowed_ips.clone())
+        };
+        let mut routes = self.routes.write();
+        for prefix in before.into_iter().filter(|prefix| !allowed_ips.contains(prefix)) {
+            if routes.get(prefix).is_some_and(|owner| Arc::ptr_eq(owner, &remote)) {
+                routes.remove(prefix);
+            }
+        }
+        for prefix in allowed_ips {
+            if let Some(loser) = routes.insert(prefix, Arc::clone(&remote))
+                && !Arc::ptr_eq(&loser, &remote)
+            {
+                loser.terms.lock().prefixes.retain(|kept| *kept != prefix);
+            }
+        }
+        remote
+    }
+
+    /// Takes a peer out. Its sessions are for its owner to end.
+    pub(crate) fn remove(&self, public: &PublicKey) -> Option<Arc<Remote>> {
+        let remote = self.peers.write().remove(public)?;
+        let mut routes = self.routes.write();
+        for prefix in std::mem::take(&mut remote.terms.lock().prefixes) {
+            routes.remove(prefix);
+        }
+        Some(remote)
+    }
+}
