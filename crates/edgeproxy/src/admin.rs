@@ -31,6 +31,7 @@ mod health;
 mod idempotency;
 mod input;
 mod openapi;
+mod overlay;
 mod page;
 mod problem;
 mod registration;
@@ -99,6 +100,7 @@ fn endpoints() -> Endpoints {
         .get("/api/v1/connections", connections::list)
         .delete("/api/v1/connections/{id}", connections::cut)
         .get("/api/v1/explain", explanation::explain)
+        .get("/api/v1/overlay", overlay::show)
         .post("/api/v1/drain", drain::drain)
 }
 

@@ -19,6 +19,7 @@ mod kind;
 mod listener;
 mod log;
 mod nearest;
+mod overlay;
 mod problem;
 mod proxy;
 mod reader;
@@ -31,6 +32,7 @@ mod value;
 pub(crate) use admin::{AdminSettings, Secret};
 pub(crate) use flags::ProxyFlags;
 pub(crate) use log::{ConnectionLog, LogFormat, LogSettings};
+pub(crate) use overlay::OverlaySettings;
 pub(crate) use problem::{Origin, Problem};
 pub(crate) use reader::Setting;
 pub(crate) use reference::reference;
@@ -49,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) admin: AdminSettings,
     /// Sources of the routing table.
     pub(crate) routing: RoutingSettings,
+    /// WireGuard inside the process.
+    pub(crate) overlay: OverlaySettings,
     /// Both logs.
     pub(crate) log: LogSettings,
     /// What the operator should know although it stops nothing.
@@ -92,6 +96,7 @@ impl Config {
         let proxy = proxy::read(&mut reader);
         let admin = admin::read(&mut reader);
         let routing = routing::read(&mut reader);
+        let overlay = overlay::read(&mut reader);
         let log = log::read(&mut reader);
         compare(&mut reader, &proxy, &admin, &routing);
         let Reader { settings, mut problems, notices, .. } = reader;
@@ -100,7 +105,7 @@ impl Config {
             problems.retain(|problem| problem.origin != Origin::Default);
         }
         if problems.is_empty() {
-            return Ok(Self { proxy, admin, routing, log, notices, settings });
+            return Ok(Self { proxy, admin, routing, overlay, log, notices, settings });
         }
         problems.sort_by(|a, b| a.origin.cmp(&b.origin));
         Err(problems)

@@ -8,6 +8,7 @@ mod admin;
 mod admin_client;
 mod commands;
 mod config;
+mod overlay;
 mod process;
 mod running;
 mod telemetry;

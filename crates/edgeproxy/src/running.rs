@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Metrics, Pop};
+use edgeproxy_overlay::Overlay;
+use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Dialler, Metrics, Pop};
 use edgeproxy_route::{Backend, BackendError, GeoTable, Regions, StatePool, Table, TableBuilder};
 use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
 use prometheus_client::registry::Registry;
@@ -25,6 +26,7 @@ pub(crate) struct Running {
     pub(crate) checks: Checks,
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
+    pub(crate) overlay: Option<Arc<Overlay>>,
     states: Arc<StatePool>,
     /// A drain the API asked for, and within which time.
     drain_order: watch::Sender<Option<Duration>>,
@@ -37,7 +39,7 @@ impl Running {
     ///
     /// # Errors
     /// A table that cannot be loaded, or an address that cannot be bound: what, where, and what to do.
-    pub(crate) async fn start(config: Config) -> Result<Arc<Self>, String> {
+    pub(crate) async fn start(config: Config, overlay: Option<Arc<Overlay>>) -> Result<Arc<Self>, String> {
         let started = Instant::now();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -65,14 +67,16 @@ impl Running {
         let region = &config.proxy.region;
         let log = ConnectionLog::start(output, region, config.log.refusals_per_second.into(), &metrics)
             .map_err(|error| format!("cannot start the connection log: {error}"))?;
-        let pop = Pop::start(config.proxy.clone(), table, Arc::new(geo), Clock::start(), metrics.clone(), log)
+        let (clock, dialler) = (Clock::start(), Dialler::new(overlay.clone()));
+        let pop = Pop::start(config.proxy.clone(), table, Arc::new(geo), clock, metrics.clone(), log, dialler)
             .map_err(|error| error.to_string())?;
         registry.register_collector(Box::new(BackendFigures::new(Arc::clone(&pop))));
         let checks = Checks::new(Arc::clone(&pop));
         checks.follow(&pop.table());
         let drain_order = watch::Sender::new(None);
         let table_changed = watch::Sender::new(());
-        let running = Arc::new(Self { config, pop, checks, registry, metrics, states, drain_order, table_changed });
+        let running =
+            Arc::new(Self { config, pop, checks, registry, metrics, overlay, states, drain_order, table_changed });
         tokio::spawn(Arc::clone(&running).follow_routing(routing));
         if let Some(file) = geo_file {
             tokio::spawn(Arc::clone(&running).follow_geo(file));

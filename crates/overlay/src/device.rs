@@ -1,7 +1,7 @@
 //! A WireGuard device: its threads, and how it is steered from outside.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
@@ -141,6 +141,19 @@ impl Device {
     pub fn set_peer(&self, settings: PeerSettings) {
         let remote = self.shared.registry.set(settings);
         self.shared.post(remote.owner, worker::Letter::Changed(remote));
+    }
+
+    /// A peer is found there now.
+    pub fn set_endpoint(&self, public: &PublicKey, endpoint: SocketAddr) {
+        if let Some(remote) = self.shared.registry.get(public) {
+            remote.outlet.set_endpoint(Some(endpoint));
+            self.shared.post(remote.owner, worker::Letter::Changed(remote));
+        }
+    }
+
+    /// Whether an address inside the overlay is some peer's.
+    pub fn has_route(&self, address: IpAddr) -> bool {
+        self.shared.registry.owner_of(address).is_some()
     }
 
     /// Removes a peer. Once this returns, nothing is taken from it and nothing sent to it. Returns whether it was there.

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::task::Poll;
 
 use edgeproxy_tunnel::{Action, Moment, Peer, PublicKey, Received, SessionKeys, Transport, Wheel};
 use rustix::event::Timespec;
@@ -26,7 +27,7 @@ use crate::packet::{MergeSettings, Merger, Offload, SLICES_MOST, Split, View, Vn
 use crate::random::OsRandom;
 use crate::reception;
 use crate::registry::Remote;
-use crate::tun::Queue;
+use crate::tun::{LARGEST, Queue};
 use crate::udp::{Inbox, Run, Udp};
 
 /// Batches taken from one side before the other has its turn.
@@ -105,7 +106,7 @@ impl Worker {
         for (number, source) in [(0, mailbox as &dyn AsFd), (1, &self.udp), (2, &self.queue)] {
             epoll::add(&epoll, source, EventData::new_u64(number), EventFlags::IN)?;
         }
-        let (mut inbox, mut packet) = (Inbox::new(), vec![0; crate::udp::RUN + VNET_HEADER.length()]);
+        let (mut inbox, mut packet) = (Inbox::new(), vec![0; LARGEST]);
         let (mut events, mut due) = (Vec::with_capacity(4), Vec::new());
         loop {
             let until = self.wheel.first().map(|at| at.since(self.shared.clock.now()).min(LONGEST_SLEEP));
@@ -148,7 +149,7 @@ impl Worker {
                 Letter::Changed(remote) => {
                     let (random, keepalive) = (self.random(), remote.terms.lock().keepalive);
                     if keepalive.is_some() || self.by_key.contains_key(&remote.public) {
-                        self.with(&remote, |peer, now| peer.handle_keepalive_setting(keepalive, now, random));
+                        self.with(&remote, |peer, now| peer.handle_change(keepalive, now, random));
                     }
                 }
                 Letter::Revoked(remote) => self.revoke(&remote),
@@ -287,23 +288,20 @@ impl Worker {
     fn deliver(&mut self, packets: &[&[u8]]) {
         let mut slices = [io::IoSlice::new(&[]); 1 + SLICES_MOST];
         for write in self.merger.merge(packets).writes() {
-            if let Err(error) = self.queue.write_vectored(write.gather(&mut slices)) {
-                self.shared.counters.add(Loss::InterfaceFull, write.count() as u64);
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::debug!(%error, "the interface refuses a packet");
-                }
+            match self.queue.write_vectored(write.gather(&mut slices)) {
+                Poll::Ready(Ok(_)) => continue,
+                Poll::Ready(Err(error)) => tracing::debug!(%error, "the interface refuses a packet"),
+                Poll::Pending => {}
             }
+            self.shared.counters.add(Loss::InterfaceFull, write.count() as u64);
         }
     }
 
     /// Takes packets from the interface, and sends them to the peers whose they are.
     fn send(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..ROUNDS * 8 {
-            let length = match self.queue.read(buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            };
+            let Poll::Ready(length) = self.queue.read(buffer) else { break };
+            let length = length?;
             let split = Offload::parse(&buffer[..length], VNET_HEADER)
                 .ok()
                 .and_then(|(offload, packet)| Split::new(&offload, packet).ok());

@@ -135,7 +135,7 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
         let mut turned = None;
         if check_due.is_some_and(|due| due <= pop.clock.now()) {
             let started = Instant::now();
-            let outcome = probe::probe(&check, subject.backend.addr).await;
+            let outcome = probe::probe(&check, subject.backend.addr, &pop.dialler).await;
             let now = pop.clock.now();
             let passed = match outcome {
                 Ok(connect) => {

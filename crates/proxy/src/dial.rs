@@ -1,13 +1,16 @@
 //! Opening the connection to a backend.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use edgeproxy_overlay::{Family, Overlay, Sockets};
 use edgeproxy_route::BackendAddr;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::socket::Socket;
 
@@ -82,14 +85,38 @@ impl From<Errno> for DialError {
     }
 }
 
-/// Begins to connect; [`finish`] tells how it went once epoll has news.
-pub(crate) fn begin(addr: BackendAddr) -> Result<OwnedFd, DialError> {
-    let family = if addr.0.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).map_err(DialError::from)?;
-    match rustix::net::connect(&socket, &addr.0) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
-        Err(error) => Err(DialError::from(error)),
+/// Where sockets to backends come from: the overlay for addresses inside it, the host's network for all others.
+#[derive(Default)]
+pub struct Dialler {
+    overlay: Option<Arc<Overlay>>,
+}
+
+impl Dialler {
+    /// Dials through this overlay what lies inside it.
+    pub fn new(overlay: Option<Arc<Overlay>>) -> Self {
+        Self { overlay }
+    }
+
+    /// Begins to connect; [`finish`] tells how it went once epoll has news.
+    pub(crate) fn begin(&self, addr: BackendAddr) -> Result<OwnedFd, DialError> {
+        let socket = self.socket(addr.0)?;
+        match rustix::net::connect(&socket, &addr.0) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
+            Err(error) => Err(DialError::from(error)),
+        }
+    }
+
+    /// Connects, on a runtime.
+    pub(crate) async fn connect(&self, addr: SocketAddr) -> Result<TcpStream, DialError> {
+        let socket = TcpSocket::from_std_stream(self.socket(addr)?.into());
+        Ok(socket.connect(addr).await?)
+    }
+
+    fn socket(&self, addr: SocketAddr) -> Result<OwnedFd, DialError> {
+        Ok(match self.overlay.as_ref().filter(|overlay| overlay.contains(addr.ip())) {
+            Some(overlay) => overlay.sockets.tcp(Family::of(addr))?,
+            None => Sockets::Host.tcp(Family::of(addr))?,
+        })
     }
 }
 

@@ -284,7 +284,7 @@ impl Errand {
         let left = settings.connect_deadline.saturating_sub(self.dialling);
         let until = since + settings.connect_timeout.min(left);
         self.attempts += 1;
-        let dialled = dial::begin(table.backend(choice.index).addr).and_then(|socket| {
+        let dialled = desk.pop.dialler.begin(table.backend(choice.index).addr).and_then(|socket| {
             let source = Source::Backend { attempt: self.attempts };
             desk.watch(&socket, Subject::Connection(self.token, source))?;
             Ok(socket)

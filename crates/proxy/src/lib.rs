@@ -28,6 +28,7 @@ pub use check::{Checks, parse_status as parse_http_status};
 pub use clock::Clock;
 pub use close::Close;
 pub use connection_log::ConnectionLog;
+pub use dial::Dialler;
 pub use drain::{Drain, Phase};
 pub use metrics::Metrics;
 pub use pop::{Pop, StartError};

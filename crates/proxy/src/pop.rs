@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::close::Close;
 use crate::connection_log::ConnectionLog;
 use crate::core::{self, Concerns, Mailbox, Order};
+use crate::dial::Dialler;
 use crate::drain::{Drain, LOOK_EVERY, Phase};
 use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
@@ -37,6 +38,7 @@ pub struct Pop {
     pub(crate) geo: ArcSwap<GeoTable>,
     pub(crate) metrics: Metrics,
     pub(crate) log: ConnectionLog,
+    pub(crate) dialler: Dialler,
     /// How far a drain has got.
     pub drain: Drain,
     pub(crate) listeners: Vec<Arc<Listener>>,
@@ -91,6 +93,7 @@ impl Pop {
         clock: Clock,
         metrics: Metrics,
         log: ConnectionLog,
+        dialler: Dialler,
     ) -> Result<Arc<Self>, StartError> {
         let cores = settings.threads.max(1);
         let mut listeners = Vec::new();
@@ -113,6 +116,7 @@ impl Pop {
             geo: ArcSwap::new(geo),
             metrics,
             log,
+            dialler,
             drain: Drain::default(),
             listeners,
             cores: (0..cores).map(|_| Mailbox::new().map(Arc::new)).collect::<io::Result<_>>()?,

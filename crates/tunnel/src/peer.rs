@@ -161,10 +161,13 @@ impl Peer {
         }
     }
 
-    /// How often the peer wants to hear from us was changed. Zero means never.
-    pub fn handle_keepalive_setting(&mut self, keepalive: Option<Duration>, now: Moment, random: u32) {
+    /// How often the peer wants to hear from us was changed, or where it is.
+    pub fn handle_change(&mut self, keepalive: Option<Duration>, now: Moment, random: u32) {
         self.keepalive = keepalive;
         self.handle_timeout(now, random);
+        if !self.staged.is_empty() {
+            self.initiate(now, random);
+        }
     }
 
     /// A handshake has given a session.

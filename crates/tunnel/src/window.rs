@@ -74,7 +74,7 @@ impl ReplayWindow {
 
     /// Of those that had fallen out of the window already, all count as seen.
     fn grow(&mut self) {
-        let few = std::mem::replace(&mut self.ring, Box::default());
+        let few = std::mem::take(&mut self.ring);
         self.ring = vec![u64::MAX; few.len() * GROWTH].into();
         let newest = (self.next - 1) / BLOCK;
         for block in newest.saturating_sub(few.len() as u64 - 1)..=newest {

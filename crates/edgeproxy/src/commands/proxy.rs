@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use edgeproxy_overlay::{OverlayError, Way};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -12,7 +13,7 @@ use super::say;
 use crate::admin;
 use crate::config::{Config, ProxyFlags};
 use crate::running::Running;
-use crate::{process, telemetry};
+use crate::{overlay, process, telemetry};
 
 /// Runs a POP: accepts clients and relays each to the best backend.
 ///
@@ -36,8 +37,9 @@ impl Proxy {
                 return ExitCode::from(super::BAD_USAGE);
             }
         };
+        let way = overlay::find_way(&config.overlay);
         telemetry::start_log(&config.log);
-        match control_plane(config) {
+        match control_plane(config, way) {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => {
                 tracing::error!("{message}");
@@ -48,15 +50,15 @@ impl Proxy {
 }
 
 /// The control plane has this thread to itself; the data plane has its own.
-fn control_plane(config: Config) -> Result<(), String> {
+fn control_plane(config: Config, way: Option<Result<Way, OverlayError>>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
-    runtime.block_on(run(config))
+    runtime.block_on(run(config, way))
 }
 
-async fn run(config: Config) -> Result<(), String> {
+async fn run(config: Config, way: Option<Result<Way, OverlayError>>) -> Result<(), String> {
     // From here on a signal is remembered, and drains once all is started; before, it would just end the process.
     let mut stop = Stop::listen().map_err(|error| format!("cannot receive signals: {error}"))?;
     let hangups = signal(SignalKind::hangup()).map_err(|error| format!("cannot receive signals: {error}"))?;
@@ -74,7 +76,8 @@ async fn run(config: Config) -> Result<(), String> {
     })?;
     let admin_address = admin_socket.local_addr().map_err(|error| error.to_string())?;
 
-    let running = Running::start(config).await?;
+    let overlay = overlay::start(&config.overlay, &config.proxy.region, way);
+    let running = Running::start(config, overlay).await?;
     for address in running.pop.addresses() {
         tracing::info!(what = "proxy", %address, "listening");
     }

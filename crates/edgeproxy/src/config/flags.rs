@@ -26,6 +26,9 @@ pub(crate) struct ProxyFlags {
     /// Who begins with a PROXY header, separated by commas [env: EDGEPROXY_TRUST_PROXY] [default: nobody]
     #[arg(long, value_name = "NETWORKS")]
     pub(crate) trust_proxy: Option<String>,
+    /// WireGuard by a wg-quick file, or a folder of them by region [env: EDGEPROXY_OVERLAY] [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) overlay: Option<String>,
     /// Data-plane threads [env: EDGEPROXY_PROXY_THREADS] [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<String>,
@@ -44,6 +47,7 @@ impl ProxyFlags {
             "admin" => self.admin.as_deref(),
             "geoip" => self.geoip.as_deref(),
             "trust-proxy" => self.trust_proxy.as_deref(),
+            "overlay" => self.overlay.as_deref(),
             "threads" => self.threads.as_deref(),
             "log" => self.log.as_deref(),
             _ => None,

@@ -139,6 +139,11 @@ pub(super) static SECTIONS: &[SectionName] = &[
         several: false,
         doc: "When failed connects of clients eject a backend for a while, whatever its checks say.",
     },
+    SectionName {
+        path: "overlay",
+        several: false,
+        doc: "The address space inside WireGuard, which this process runs itself.",
+    },
     SectionName { path: "log", several: false, doc: "What is logged, and where to." },
 ];
 
@@ -222,6 +227,14 @@ pub(super) static KEYS: &[Key] = &[
     key("outlier", "window", lasting(SECOND, HOUR), Value("10s"), "Length of a window. Parts of a second are dropped."),
     key("outlier", "base_pause", lasting(ms(10), HOUR), Value("5s"), "First pause; doubled with each trial connection that fails."),
     key("outlier", "max_pause", lasting(ms(10), DAY), Value("1m"), "Longest pause."),
+
+    key("overlay", "config", Kind::Path, Unset("no overlay"),
+        "A wg-quick file, or a folder with one for each region, of which `<FLY_REGION>.conf` is taken (`<region>.conf` without that variable). Backends whose `wg_ip` lies inside are dialled through it. Where it fails, that is logged and the rest runs.")
+        .flag("overlay").variable_named("EDGEPROXY_OVERLAY"),
+    key("overlay", "mode", Kind::Word(&["auto", "tun", "userns"]), Value("auto"),
+        "How TCP inside is had. `tun`: by an interface of this machine (needs CAP_NET_ADMIN). `userns`: by one in a network namespace of this process (needs no privilege where user namespaces are allowed). `auto`: the first of them that works."),
+    key("overlay", "forward", Kind::Word(&["off", "on"]), Value("off"), "Whether packets of one peer for another are passed on, as a hub does."),
+    key("overlay", "threads", count(0, 256), Value("0"), "Threads that encrypt. 0: one per core."),
 
     key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
         .flag("log").variable_named("EDGEPROXY_LOG"),

@@ -88,7 +88,7 @@ impl Offload {
     #[inline]
     pub fn parse(read: &[u8], header: VnetHeader) -> Result<(Self, &[u8]), OffloadError> {
         let (head, packet) = read.split_at_checked(header.length()).ok_or(OffloadError::Short)?;
-        let number = |start| u16::from_ne_bytes(field(head, start));
+        let number = |start| u16::from_le_bytes(field(head, start));
         let segmentation = match head[1] & !ECN {
             0 => None,
             1 => Some(Segmentation::Tcp4),
@@ -125,7 +125,7 @@ impl Offload {
         head[1] = segmentation | flag(self.ecn, ECN);
         let numbers = [self.header_length, self.segment_size, self.checksum_start, self.checksum_offset];
         for (place, number) in head[2..].as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
-            *place = number.to_ne_bytes();
+            *place = number.to_le_bytes();
         }
         head
     }
@@ -137,10 +137,10 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_is_written() {
-        let [low, high] = 1448_u16.to_ne_bytes();
-        let [start, zero] = 20_u16.to_ne_bytes();
-        let [offset, _] = 16_u16.to_ne_bytes();
-        let bytes = [1, 0x81, 52_u16.to_ne_bytes()[0], 52_u16.to_ne_bytes()[1], low, high, start, zero, offset, zero];
+        let [low, high] = 1448_u16.to_le_bytes();
+        let [start, zero] = 20_u16.to_le_bytes();
+        let [offset, _] = 16_u16.to_le_bytes();
+        let bytes = [1, 0x81, 52_u16.to_le_bytes()[0], 52_u16.to_le_bytes()[1], low, high, start, zero, offset, zero];
         let (offload, rest) = Offload::parse(&bytes, VnetHeader::Short).unwrap();
         let expected = Offload {
             needs_checksum: true,

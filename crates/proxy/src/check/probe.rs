@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::dial::DialError;
+use crate::dial::{DialError, Dialler};
 use crate::settings::{CheckKind, CheckSettings};
 
 /// Longest HTTP status line read.
@@ -45,11 +45,15 @@ impl ProbeError {
 }
 
 /// Checks a backend. Returns how long connecting took.
-pub(super) async fn probe(check: &CheckSettings, backend: BackendAddr) -> Result<Duration, ProbeError> {
+pub(super) async fn probe(
+    check: &CheckSettings,
+    backend: BackendAddr,
+    dialler: &Dialler,
+) -> Result<Duration, ProbeError> {
     let addr = SocketAddr::new(backend.0.ip(), check.port.unwrap_or(backend.0.port()));
     let checked = tokio::time::timeout(check.timeout, async {
         let started = Instant::now();
-        let stream = TcpStream::connect(addr).await.map_err(DialError::from)?;
+        let stream = dialler.connect(addr).await?;
         let connect = started.elapsed();
         stream.set_nodelay(true)?;
         match &check.kind {

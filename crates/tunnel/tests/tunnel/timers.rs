@@ -62,7 +62,7 @@ fn whoever_got_a_packet_says_so_within_ten_seconds() {
 fn keepalives_do_not_answer_keepalives() {
     let (mut a, mut b) = connected();
     pass(&mut [&mut a, &mut b], secs(20));
-    a.peers.get_mut(&b.public()).unwrap().handle_keepalive_setting(Some(secs(1)), a.now, 0);
+    a.peers.get_mut(&b.public()).unwrap().handle_change(Some(secs(1)), a.now, 0);
     deliver(&mut [&mut a, &mut b]);
     let before = b.peers[&a.public()].outlet().bytes();
     pass(&mut [&mut a, &mut b], secs(90));

@@ -205,7 +205,7 @@ fn any_offload(seeded: &mut Seeded) -> Vec<u8> {
         head[1] = [0, 1, 3, 4, 5, 0x81, 0x84][seeded.below(7)];
         for (at, number) in [(4, seeded.below(300)), (6, [20, 40, 48][seeded.below(3)]), (8, [6, 16][seeded.below(2)])]
         {
-            head[at..at + 2].copy_from_slice(&u16::try_from(number).unwrap().to_ne_bytes());
+            head[at..at + 2].copy_from_slice(&u16::try_from(number).unwrap().to_le_bytes());
         }
     }
     head

@@ -1,0 +1,67 @@
+//! Endpoints that are names: looked up at the start, again while that fails, and again when a peer does not answer, as a
+//! name may lead elsewhere tomorrow.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use edgeproxy_tunnel::PublicKey;
+
+use crate::device::Device;
+
+/// Time between two looks at how the peers are.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// A peer whose last handshake is so long ago does not answer where it was.
+const SILENT: Duration = Duration::from_secs(190);
+
+/// The thread that looks names up. It ends when this is dropped, once the system has answered.
+pub(crate) struct Names {
+    /// Hung up to end the thread.
+    _stop: Option<Sender<()>>,
+}
+
+impl Names {
+    /// Looks after these peers.
+    pub(crate) fn start(device: &Arc<Device>, peers: Vec<(PublicKey, String, u16)>) -> io::Result<Self> {
+        if peers.is_empty() {
+            return Ok(Self { _stop: None });
+        }
+        let (stop, stopped) = channel();
+        let device = Arc::downgrade(device);
+        std::thread::Builder::new().name("wg-names".to_owned()).spawn(move || {
+            while let Some(device) = device.upgrade() {
+                for (peer, name, port) in &peers {
+                    look_up(&device, peer, name, *port);
+                }
+                drop(device);
+                if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { _stop: Some(stop) })
+    }
+}
+
+/// Looks a name up if the peer is not known to be where it was.
+fn look_up(device: &Device, peer: &PublicKey, name: &str, port: u16) {
+    let Some(status) = device.peer(peer) else { return };
+    let here = status.settings.endpoint;
+    if here.is_some() && status.last_handshake.is_some_and(|since| since < SILENT) {
+        return;
+    }
+    let found: io::Result<Vec<SocketAddr>> = (name, port).to_socket_addrs().map(Iterator::collect);
+    match found {
+        Ok(addresses) => {
+            if let Some(first) = addresses.first()
+                && here.is_none_or(|here| !addresses.contains(&here))
+            {
+                tracing::info!(%peer, name, endpoint = %first, "endpoint found");
+                device.set_endpoint(peer, *first);
+            }
+        }
+        Err(error) => tracing::warn!(%peer, name, %error, "endpoint not found, looking again in 10 s"),
+    }
+}

@@ -1,0 +1,97 @@
+//! Where sockets that reach into the overlay come from: one interface, wherever the overlay lives.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::enclave::Enclave;
+
+/// The version of IP a socket speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The one that reaches this address.
+    pub fn of(address: SocketAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    fn native(self) -> AddressFamily {
+        match self {
+            Self::V4 => AddressFamily::INET,
+            Self::V6 => AddressFamily::INET6,
+        }
+    }
+}
+
+/// Makes sockets in the network namespace that holds the overlay. A socket stays in the namespace it was made in,
+/// whichever thread uses it.
+#[derive(Debug, Clone)]
+pub enum Sockets {
+    /// The overlay is an interface of the host.
+    Host,
+    /// The overlay is apart.
+    Enclave(Arc<Enclave>),
+}
+
+impl Sockets {
+    /// A TCP socket that does not block.
+    ///
+    /// # Errors
+    /// Descriptors or memory are short.
+    pub fn tcp(&self, family: Family) -> io::Result<OwnedFd> {
+        match self {
+            Self::Host => Ok(new(family, SocketType::STREAM)?),
+            Self::Enclave(enclave) => enclave.tcp(family),
+        }
+    }
+
+    /// A UDP socket that does not block.
+    ///
+    /// # Errors
+    /// Descriptors or memory are short.
+    pub fn udp(&self, family: Family) -> io::Result<OwnedFd> {
+        Ok(self.within(move || new(family, SocketType::DGRAM))??)
+    }
+
+    /// A TCP socket that listens on the address and does not block.
+    ///
+    /// # Errors
+    /// The address is taken, or no interface of the overlay has it.
+    pub fn listen(&self, address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+        // Ports below 1024 are the enclave's own thread's to give.
+        let listening = move || {
+            let socket = new(Family::of(address), SocketType::STREAM)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+            rustix::net::bind(&socket, &address)?;
+            rustix::net::listen(&socket, backlog)?;
+            Ok::<_, Errno>(socket)
+        };
+        Ok(self.within(listening)??)
+    }
+
+    /// Does something in the namespace of the overlay and waits for it. The work itself must not wait for such work.
+    ///
+    /// # Errors
+    /// The work panicked.
+    pub fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        match self {
+            Self::Host => Ok(work()),
+            Self::Enclave(enclave) => enclave.within(work),
+        }
+    }
+}
+
+/// A socket in the namespace of the calling thread.
+pub(crate) fn new(family: Family, kind: SocketType) -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(family.native(), kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
