@@ -12,6 +12,7 @@ mod check;
 mod demo;
 mod doctor;
 mod drain;
+mod gateway;
 mod keygen;
 mod overlay;
 mod proxy;
@@ -26,6 +27,7 @@ const BAD_USAGE: u8 = 2;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Proxy(proxy::Proxy),
+    Gateway(gateway::Gateway),
     Check(check::Check),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
@@ -40,6 +42,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: Command) -> ExitCode {
     let code = match command {
         Command::Proxy(proxy) => proxy.run(),
+        Command::Gateway(gateway) => gateway.run(),
         Command::Check(check) => check.run(),
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),

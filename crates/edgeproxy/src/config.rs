@@ -30,9 +30,9 @@ mod tests;
 mod value;
 
 pub(crate) use admin::{AdminSettings, Secret};
-pub(crate) use flags::ProxyFlags;
+pub(crate) use flags::{GatewayFlags, ProxyFlags};
 pub(crate) use log::{ConnectionLog, LogFormat, LogSettings};
-pub(crate) use overlay::OverlaySettings;
+pub(crate) use overlay::{OverlaySettings, PublishSettings};
 pub(crate) use problem::{Origin, Problem};
 pub(crate) use reader::Setting;
 pub(crate) use reference::reference;
@@ -42,9 +42,20 @@ use document::Document;
 use environment::Environment;
 use reader::Reader;
 
-/// All that `edgeproxy proxy` needs to know.
+/// What a process is, which decides what it has to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// A POP: listeners and a routing table; an overlay if one is configured.
+    Proxy,
+    /// A hub: an overlay and what is published on it; no routing table.
+    Gateway,
+}
+
+/// All that a process that runs on needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
+    /// What it is.
+    pub(crate) role: Role,
     /// The data path. `max_connections` is still 0 when it is to be derived from the descriptor limit.
     pub(crate) proxy: ProxySettings,
     /// Metrics, health and API.
@@ -67,6 +78,7 @@ impl Config {
     /// # Errors
     /// Every mistake there is: flags first, then variables, then the file by line, then what is missing.
     pub(crate) fn load(
+        role: Role,
         flags: &ProxyFlags,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Vec<Problem>> {
@@ -93,19 +105,19 @@ impl Config {
             problems,
             notices,
         };
-        let proxy = proxy::read(&mut reader);
+        let proxy = proxy::read(&mut reader, role);
         let admin = admin::read(&mut reader);
         let routing = routing::read(&mut reader);
-        let overlay = overlay::read(&mut reader);
+        let overlay = overlay::read(&mut reader, role);
         let log = log::read(&mut reader);
-        compare(&mut reader, &proxy, &admin, &routing);
+        compare(&mut reader, role, &proxy, &admin, &routing);
         let Reader { settings, mut problems, notices, .. } = reader;
         if !file_is_whole {
             // What seems to be missing may stand in the part that could not be read.
             problems.retain(|problem| problem.origin != Origin::Default);
         }
         if problems.is_empty() {
-            return Ok(Self { proxy, admin, routing, overlay, log, notices, settings });
+            return Ok(Self { role, proxy, admin, routing, overlay, log, notices, settings });
         }
         problems.sort_by(|a, b| a.origin.cmp(&b.origin));
         Err(problems)
@@ -113,7 +125,13 @@ impl Config {
 }
 
 /// Rules that span sections.
-fn compare(reader: &mut Reader<'_>, proxy: &ProxySettings, admin: &AdminSettings, routing: &RoutingSettings) {
+fn compare(
+    reader: &mut Reader<'_>,
+    role: Role,
+    proxy: &ProxySettings,
+    admin: &AdminSettings,
+    routing: &RoutingSettings,
+) {
     let listen = admin.listen;
     let shared = proxy.listeners.iter().position(|listener| listener::overlap(listener.bind, listen));
     if let Some(index) = shared {
@@ -123,7 +141,7 @@ fn compare(reader: &mut Reader<'_>, proxy: &ProxySettings, admin: &AdminSettings
     }
     let region = &proxy.region;
     let regions = Regions::with(routing.regions.iter().cloned());
-    if !region.is_empty() && regions.get(region).point.is_none() {
+    if role == Role::Proxy && !region.is_empty() && regions.get(region).point.is_none() {
         reader.notices.push(format!(
             "nothing is known of region {region:?}: distances from here cannot be told; declare it by \
              [[routing.region]], or use the code of a built-in one"

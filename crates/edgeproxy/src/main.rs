@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod overlay;
 mod process;
+mod publish;
 mod running;
 mod telemetry;
 

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use edgeproxy_overlay::{Overlay, OverlayError, Way, WgQuick, region_file};
+use edgeproxy_overlay::{Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
+use edgeproxy_tunnel::Prefix;
+use ipnet::IpNet;
 
 use crate::config::OverlaySettings;
 
@@ -56,7 +58,14 @@ fn try_start(
         tracing::warn!("{note}");
     }
     let way = way.map_err(|error| vec![error.to_string()])?;
-    Overlay::start(&config, way, settings.forward, settings.threads).map_err(|error| vec![error.to_string()])
+    let prefixes = |networks: &Vec<IpNet>| -> Vec<Prefix> {
+        networks.iter().filter_map(|network| Prefix::new(network.addr(), network.prefix_len())).collect()
+    };
+    let tenants: Vec<Vec<Prefix>> = settings.tenants.iter().map(prefixes).collect();
+    let tenants = Tenants::new(tenants.iter().map(Vec::as_slice));
+    let of_overlay =
+        edgeproxy_overlay::OverlaySettings { forward: settings.forward, tenants, threads: settings.threads };
+    Overlay::start(&config, way, of_overlay).map_err(|error| vec![error.to_string()])
 }
 
 /// The file itself, or the region's out of a folder.

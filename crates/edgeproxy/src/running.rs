@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeproxy_overlay::Overlay;
-use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Dialler, Metrics, Pop};
+use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Dialler, Metrics, Pop, Supplies};
 use edgeproxy_route::{Backend, BackendError, GeoTable, Regions, StatePool, Table, TableBuilder};
 use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::admin::BackendFigures;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::process::ProcessFigures;
+use crate::publish::{self, Service};
 use crate::telemetry;
 
 /// Rejected rows told one by one; of more only the number is told.
@@ -46,17 +47,14 @@ impl Running {
         registry.register_collector(Box::new(ProcessFigures::new()));
         let states = Arc::new(StatePool::default());
 
-        let mut routing = RoutingWatch::new(&config.routing.db, config.routing.poll);
-        if routing.is_poll_only() {
-            tracing::warn!(
-                db = %config.routing.db.display(),
-                poll = ?config.routing.poll,
-                "the kernel tells nothing of changes to the routing table (is fs.inotify.max_user_instances used up?); \
-                 they are seen at the next poll"
-            );
-        }
-        let loaded = routing.next().await.map_err(|error| error.to_string())?;
-        let table = build_table(&config, &states, &metrics, loaded)?;
+        let (table, routing) = match config.role {
+            Role::Proxy => {
+                let (table, routing) = first_table(&config, &states, &metrics).await?;
+                (table, Some(routing))
+            }
+            // What it serves, it publishes.
+            Role::Gateway => (no_table(&config, &states)?, None),
+        };
         // Before the file is read: what comes between the two is then seen as a change.
         let geo_file = config.routing.geoip.as_deref().map(|path| FileWatch::new(path, config.routing.poll));
         let geo = load_geo(config.routing.geoip.as_deref())?;
@@ -67,9 +65,20 @@ impl Running {
         let region = &config.proxy.region;
         let log = ConnectionLog::start(output, region, config.log.refusals_per_second.into(), &metrics)
             .map_err(|error| format!("cannot start the connection log: {error}"))?;
-        let (clock, dialler) = (Clock::start(), Dialler::new(overlay.clone()));
-        let pop = Pop::start(config.proxy.clone(), table, Arc::new(geo), clock, metrics.clone(), log, dialler)
-            .map_err(|error| error.to_string())?;
+        let services = publish::prepare(&config.overlay.publish, overlay.as_deref(), region).await;
+        let supplies = Supplies {
+            table,
+            geo: Arc::new(geo),
+            clock: Clock::start(),
+            metrics: metrics.clone(),
+            log,
+            dialler: Dialler::new(overlay.clone()),
+            published: services.iter().map(Service::published).collect(),
+        };
+        let pop = Pop::start(config.proxy.clone(), supplies).map_err(|error| error.to_string())?;
+        for service in services {
+            tokio::spawn(service.follow());
+        }
         registry.register_collector(Box::new(BackendFigures::new(Arc::clone(&pop))));
         let checks = Checks::new(Arc::clone(&pop));
         checks.follow(&pop.table());
@@ -77,7 +86,9 @@ impl Running {
         let table_changed = watch::Sender::new(());
         let running =
             Arc::new(Self { config, pop, checks, registry, metrics, overlay, states, drain_order, table_changed });
-        tokio::spawn(Arc::clone(&running).follow_routing(routing));
+        if let Some(routing) = routing {
+            tokio::spawn(Arc::clone(&running).follow_routing(routing));
+        }
         if let Some(file) = geo_file {
             tokio::spawn(Arc::clone(&running).follow_geo(file));
         }
@@ -154,6 +165,35 @@ impl Running {
 /// Runs what takes long on a thread of its own: health, heartbeats and checks, whose times are measured, share this one.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
+/// The table of routing.db, and what tells of its changes.
+async fn first_table(
+    config: &Config,
+    states: &Arc<StatePool>,
+    metrics: &Metrics,
+) -> Result<(Arc<Table>, RoutingWatch), String> {
+    let mut routing = RoutingWatch::new(&config.routing.db, config.routing.poll);
+    if routing.is_poll_only() {
+        tracing::warn!(
+            db = %config.routing.db.display(),
+            poll = ?config.routing.poll,
+            "the kernel tells nothing of changes to the routing table (is fs.inotify.max_user_instances used up?); they \
+             are seen at the next poll"
+        );
+    }
+    let loaded = routing.next().await.map_err(|error| error.to_string())?;
+    Ok((build_table(config, states, metrics, loaded)?, routing))
+}
+
+fn no_table(config: &Config, states: &Arc<StatePool>) -> Result<Arc<Table>, String> {
+    let builder = TableBuilder {
+        pop_region: config.proxy.region.clone(),
+        regions: Regions::default(),
+        has_country: false,
+        states: Arc::clone(states),
+    };
+    builder.build(Vec::new()).map(Arc::new).map_err(|error| error.to_string())
 }
 
 fn build_table(

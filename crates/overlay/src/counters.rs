@@ -20,6 +20,8 @@ pub enum Loss {
     ForeignSource,
     /// There is no peer with that address.
     NoRoute,
+    /// It was for another tenant.
+    OtherTenant,
     /// A packet that would have gone back to where it came from.
     Loop,
     /// A packet that has passed too many machines.
@@ -32,7 +34,7 @@ pub enum Loss {
 
 impl Loss {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Handshake(Dropped::Malformed),
         Self::Handshake(Dropped::NoMac),
         Self::Handshake(Dropped::Forged),
@@ -51,6 +53,7 @@ impl Loss {
         Self::MalformedPacket,
         Self::ForeignSource,
         Self::NoRoute,
+        Self::OtherTenant,
         Self::Loop,
         Self::Expired,
         Self::InterfaceFull,
@@ -78,6 +81,7 @@ impl Loss {
             Self::MalformedPacket => "malformed_packet",
             Self::ForeignSource => "foreign_source",
             Self::NoRoute => "no_route",
+            Self::OtherTenant => "other_tenant",
             Self::Loop => "loop",
             Self::Expired => "hops_expired",
             Self::InterfaceFull => "interface_full",

@@ -16,6 +16,7 @@ use crate::mailbox::Mailbox;
 use crate::random::OsRandom;
 use crate::reception::{self, BARRIER_WITHIN, Reception};
 use crate::registry::{PeerSettings, PeerStatus, Registry};
+use crate::tenants::Tenants;
 use crate::tun::Queue;
 use crate::udp::Udp;
 use crate::worker::{self, Worker};
@@ -33,6 +34,8 @@ pub struct DeviceSettings {
     pub addresses: Vec<IpAddr>,
     /// Whether packets of one peer for another are passed on.
     pub forward: bool,
+    /// Who has nothing to do with whom.
+    pub tenants: Tenants,
     /// How many handshakes are answered.
     pub gate: GateSettings,
 }
@@ -43,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) mtu: usize,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) forward: bool,
+    pub(crate) tenants: Tenants,
     pub(crate) owners: Owners,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
@@ -73,7 +77,7 @@ impl Device {
     /// # Errors
     /// The port is taken, or threads or descriptors are short.
     pub fn start(settings: DeviceSettings, queues: Vec<Queue>) -> io::Result<Self> {
-        let DeviceSettings { private, port, mtu, addresses, forward, gate } = settings;
+        let DeviceSettings { private, port, mtu, addresses, forward, tenants, gate } = settings;
         let count = u32::try_from(queues.len()).unwrap_or(Owners::MOST).clamp(1, Owners::MOST);
         let mut random = OsRandom::new();
         let owners = Owners::new(count, random.number());
@@ -83,6 +87,7 @@ impl Device {
             mtu,
             addresses,
             forward,
+            tenants,
             owners,
             registry: Registry::new(owners, random.number()),
             counters: Counters::default(),

@@ -15,6 +15,7 @@ use crate::names::Names;
 use crate::namespace::{UserNamespaceError, enter_user_namespace};
 use crate::registry::PeerSettings;
 use crate::sockets::Sockets;
+use crate::tenants::Tenants;
 use crate::tun::{Queue, Tun, TunError};
 use crate::wg_quick::{Host, PeerConfig, WgQuick};
 
@@ -105,6 +106,17 @@ pub enum OverlayError {
     Io(#[from] io::Error),
 }
 
+/// What a wg-quick file does not say.
+#[derive(Debug, Default)]
+pub struct OverlaySettings {
+    /// Packets of one peer for another are passed on.
+    pub forward: bool,
+    /// Who has nothing to do with whom.
+    pub tenants: Tenants,
+    /// Threads that encrypt; 0: one per core.
+    pub threads: usize,
+}
+
 /// A running overlay. It ends when dropped.
 pub struct Overlay {
     /// The WireGuard device.
@@ -122,12 +134,12 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Brings it up as a wg-quick file says. `forward`: packets of one peer for another are passed on. `threads`: 0 for
-    /// one per core.
+    /// Brings it up as a wg-quick file says.
     ///
     /// # Errors
     /// What is missing, and what to do about it.
-    pub fn start(config: &WgQuick, way: Way, forward: bool, threads: usize) -> Result<Self, OverlayError> {
+    pub fn start(config: &WgQuick, way: Way, settings: OverlaySettings) -> Result<Self, OverlayError> {
+        let OverlaySettings { forward, tenants, threads } = settings;
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -155,6 +167,7 @@ impl Overlay {
             mtu: mtu.into(),
             addresses: addresses.iter().map(IpNet::addr).collect(),
             forward,
+            tenants,
             gate: GateSettings::default(),
         };
         let device = Device::start(settings, queues).map_err(|error| OverlayError::Below { port, error })?;
@@ -170,6 +183,11 @@ impl Overlay {
         }
         let names = Names::start(&device, names)?;
         Ok(Self { device, sockets, way, interface: name, addresses, _names: names })
+    }
+
+    /// Whether an address is our own inside it.
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.addr() == address)
     }
 
     /// Whether an address is reached through it.

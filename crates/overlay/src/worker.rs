@@ -22,6 +22,7 @@ use slab::Slab;
 
 use crate::counters::Loss;
 use crate::device::{LONGEST_SLEEP, Shared};
+use crate::manners::Manners;
 use crate::outbox::{Flushed, Outbox, Sent};
 use crate::packet::{MergeSettings, Merger, Offload, SLICES_MOST, Split, View, VnetHeader, decrement_hops};
 use crate::random::OsRandom;
@@ -65,6 +66,7 @@ pub(crate) struct Worker {
     wheel: Wheel<usize>,
     outbox: Outbox,
     merger: Merger,
+    manners: Manners,
     random: OsRandom,
     now: Moment,
     /// Indices that are free again.
@@ -93,6 +95,7 @@ impl Worker {
             wheel: Wheel::new(now),
             outbox: Outbox::default(),
             merger: Merger::new(MergeSettings::default()),
+            manners: Manners::new(now),
             random: OsRandom::new(),
             now,
             released: Vec::new(),
@@ -232,7 +235,7 @@ impl Worker {
         datagrams: impl Iterator<Item = &'a mut [u8]>,
         inward: &mut Vec<&'a [u8]>,
     ) {
-        let Self { shared, peers, outbox, udp, now, .. } = self;
+        let Self { shared, peers, outbox, udp, now, manners, .. } = self;
         let Some(Awake { remote, peer, .. }) = peers.get_mut(slot) else { return };
         let (place, mut opener) = match peer.opener(local, *now) {
             None => return shared.counters.add(Loss::NoSession, datagrams.count() as u64),
@@ -240,7 +243,7 @@ impl Worker {
             Some(Ok(opener)) => opener,
         };
         let (mut received, mut flushed, mut authentic) = (Received::default(), Flushed::default(), false);
-        let mut waiting = Vec::new();
+        let (mut waiting, mut answer) = (Vec::new(), Vec::new());
         for datagram in datagrams {
             let Some(header) = Transport::parse(datagram) else { continue };
             let length = datagram.len() as u64;
@@ -267,7 +270,13 @@ impl Worker {
                         waiting.push((other, packet.to_vec()));
                     }
                 }
-                Err(loss) => shared.counters.lost(loss),
+                Err((loss, packet)) => {
+                    shared.counters.lost(loss);
+                    // One answer a run is enough for whoever wants to know.
+                    if answer.is_empty() {
+                        answer = manners.answer(loss, packet, &shared.addresses, *now);
+                    }
+                }
             }
         }
         drop(opener);
@@ -281,6 +290,11 @@ impl Worker {
         self.settle(flushed);
         for (other, packet) in waiting {
             self.pass_on(&other, packet);
+        }
+        if !answer.is_empty()
+            && let Some(remote) = self.peers.get(slot).map(|awake| Arc::clone(&awake.remote))
+        {
+            self.seal(&remote, &answer);
         }
     }
 
@@ -490,23 +504,24 @@ enum Way<'a> {
     Onward(Arc<Remote>, &'a [u8]),
 }
 
-/// Looks where a packet of a peer goes, and whether it may.
-fn direct<'a>(shared: &Shared, from: &Arc<Remote>, packet: &'a mut [u8]) -> Result<Way<'a>, Loss> {
-    let view = View::parse(packet).map_err(|_| Loss::MalformedPacket)?;
+/// Looks where a packet of a peer goes, and whether it may. What may not comes back with the reason.
+fn direct<'a>(shared: &Shared, from: &Arc<Remote>, packet: &'a mut [u8]) -> Result<Way<'a>, (Loss, &'a [u8])> {
+    let Ok(view) = View::parse(packet) else { return Err((Loss::MalformedPacket, &[])) };
     let (source, destination, length) = (view.source(), view.destination(), view.bytes().len());
-    if !shared.registry.is_of(source, from) {
-        return Err(Loss::ForeignSource);
-    }
     let packet = &mut packet[..length];
+    if !shared.registry.is_of(source, from) {
+        return Err((Loss::ForeignSource, &[]));
+    }
     if !shared.forward || shared.addresses.contains(&destination) {
         return Ok(Way::Inward(packet));
     }
     match shared.registry.owner_of(destination) {
         None => Ok(Way::Inward(packet)),
-        Some(owner) if Arc::ptr_eq(&owner, from) => Err(Loss::Loop),
-        Some(owner) => {
-            decrement_hops(packet).map_err(|_| Loss::Expired)?;
-            Ok(Way::Onward(owner, packet))
-        }
+        Some(owner) if Arc::ptr_eq(&owner, from) => Err((Loss::Loop, packet)),
+        Some(_) if !shared.tenants.may_talk(source, destination) => Err((Loss::OtherTenant, packet)),
+        Some(owner) => match decrement_hops(packet) {
+            Ok(()) => Ok(Way::Onward(owner, packet)),
+            Err(_) => Err((Loss::Expired, packet)),
+        },
     }
 }

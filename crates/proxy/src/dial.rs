@@ -97,6 +97,12 @@ impl Dialler {
         Self { overlay }
     }
 
+    /// Where a socket that listens on this address belongs: in the overlay, if the address is our own there.
+    pub(crate) fn sockets_at(&self, addr: SocketAddr) -> Sockets {
+        let overlay = self.overlay.as_ref().filter(|overlay| overlay.is_own(addr.ip()));
+        overlay.map_or(Sockets::Host, |overlay| overlay.sockets.clone())
+    }
+
     /// Begins to connect; [`finish`] tells how it went once epoll has news.
     pub(crate) fn begin(&self, addr: BackendAddr) -> Result<OwnedFd, DialError> {
         let socket = self.socket(addr.0)?;

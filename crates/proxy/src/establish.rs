@@ -263,7 +263,7 @@ impl Errand {
         };
         loop {
             // Loaded anew each time: of a table that was replaced meanwhile, backends may be gone.
-            let table = desk.pop.table.load_full();
+            let table = listener.table.load();
             let choice = table.choose(&request).map_err(Refusal::NoRoute)?;
             if let Some(reservation) = table.reserve(&choice, now) {
                 let slot = TakenSlot { reservation: Some(reservation), pop: Arc::clone(&desk.pop) };

@@ -31,7 +31,7 @@ pub use connection_log::ConnectionLog;
 pub use dial::Dialler;
 pub use drain::{Drain, Phase};
 pub use metrics::Metrics;
-pub use pop::{Pop, StartError};
+pub use pop::{Pop, Published, SharedTable, StartError, Supplies};
 pub use proxy_header::{Start as HeaderStart, parse as parse_proxy_header};
 pub use record::LiveConnection;
 pub use settings::{CheckKind, CheckSettings, ListenerSettings, ProxySettings, WhenAllDown};

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edgeproxy_overlay::Sockets;
 use edgeproxy_route::Affinity;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,6 +16,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::close::Refusal;
 use crate::metrics::{ByError, ByListener, Metrics, Refused};
+use crate::pop::SharedTable;
 use crate::queue::Queue;
 
 use crate::settings::ListenerSettings;
@@ -33,6 +35,7 @@ pub(crate) struct Listener {
     /// Its address as text, with the port the kernel chose if none was set.
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
+    pub(crate) table: SharedTable,
     pub(crate) affinity: Affinity,
     pub(crate) queue: Arc<Queue>,
     pub(crate) accepted: Counter,
@@ -41,7 +44,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(settings: ListenerSettings, address: SocketAddr, metrics: &Metrics) -> Self {
+    pub(crate) fn new(settings: ListenerSettings, address: SocketAddr, table: SharedTable, metrics: &Metrics) -> Self {
         let name = address.to_string();
         let label = ByListener { listener: name.clone() };
         Self {
@@ -53,6 +56,7 @@ impl Listener {
             settings,
             name,
             address,
+            table,
         }
     }
 
@@ -62,11 +66,21 @@ impl Listener {
     }
 }
 
-/// Binds one socket per core to the address. With port 0 all get the port the first was given.
+/// Binds one socket per core to the address, in the network it belongs to. With port 0 all get the port the first was
+/// given.
 ///
 /// # Errors
 /// The address is taken (also by another process that shares ports the same way), or may not be bound.
-pub(crate) fn bind(settings: &ListenerSettings, cores: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
+pub(crate) fn bind(
+    settings: &ListenerSettings,
+    cores: usize,
+    sockets: &Sockets,
+) -> io::Result<(SocketAddr, Vec<StdListener>)> {
+    let settings = settings.clone();
+    sockets.within(move || bind_here(&settings, cores))?
+}
+
+fn bind_here(settings: &ListenerSettings, cores: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
     // Ports shared by SO_REUSEPORT can be joined by any process of the same user: without this look, a second copy
     // started by mistake would take half of the clients instead of failing.
     drop(take(settings, settings.bind, false)?);

@@ -23,7 +23,7 @@ use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
 use crate::record::{LiveConnection, Record, connection_number};
 use crate::relay::PIPE_DESCRIPTORS;
-use crate::settings::ProxySettings;
+use crate::settings::{ListenerSettings, ProxySettings};
 
 /// Descriptors left for everything that is no client connection, besides pipes: listeners, checks, admin, logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -34,7 +34,7 @@ pub struct Pop {
     pub settings: ProxySettings,
     /// The clock all moments are of.
     pub clock: Clock,
-    pub(crate) table: ArcSwap<Table>,
+    table: SharedTable,
     pub(crate) geo: ArcSwap<GeoTable>,
     pub(crate) metrics: Metrics,
     pub(crate) log: ConnectionLog,
@@ -52,6 +52,53 @@ pub struct Pop {
     pub(crate) core_failed: Notify,
     /// Some listener has a queue: connections that end then look for waiting clients.
     queues: bool,
+}
+
+/// What a data plane is given besides its settings.
+pub struct Supplies {
+    /// The routing table that serves first.
+    pub table: Arc<Table>,
+    /// Where clients are.
+    pub geo: Arc<GeoTable>,
+    /// The clock all moments are of.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where a line per connection goes.
+    pub log: ConnectionLog,
+    /// Where sockets to backends come from.
+    pub dialler: Dialler,
+    /// Services beside the routing table.
+    pub published: Vec<Published>,
+}
+
+/// A service whose backends are its own, whatever the routing table says.
+pub struct Published {
+    /// Where clients come in.
+    pub listener: ListenerSettings,
+    /// Its backends.
+    pub table: SharedTable,
+}
+
+/// A table that serves until another takes its place.
+#[derive(Clone)]
+pub struct SharedTable(Arc<ArcSwap<Table>>);
+
+impl SharedTable {
+    /// Begins with this one.
+    pub fn new(table: Arc<Table>) -> Self {
+        Self(Arc::new(ArcSwap::new(table)))
+    }
+
+    /// The one that serves now.
+    pub fn load(&self) -> Arc<Table> {
+        self.0.load_full()
+    }
+
+    /// Serves by this one from now on.
+    pub fn store(&self, table: Arc<Table>) {
+        self.0.store(table);
+    }
 }
 
 /// Why the data plane could not start.
@@ -86,22 +133,18 @@ impl Pop {
     ///
     /// # Errors
     /// An address that cannot be bound; nothing runs then.
-    pub fn start(
-        settings: ProxySettings,
-        table: Arc<Table>,
-        geo: Arc<GeoTable>,
-        clock: Clock,
-        metrics: Metrics,
-        log: ConnectionLog,
-        dialler: Dialler,
-    ) -> Result<Arc<Self>, StartError> {
+    pub fn start(settings: ProxySettings, supplies: Supplies) -> Result<Arc<Self>, StartError> {
+        let Supplies { table, geo, clock, metrics, log, dialler, published } = supplies;
+        let table = SharedTable::new(table);
         let cores = settings.threads.max(1);
         let mut listeners = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
-        for listener in &settings.listeners {
-            let (address, bound) =
-                listener::bind(listener, cores).map_err(|error| StartError::Bind { address: listener.bind, error })?;
-            let listener = Arc::new(Listener::new(listener.clone(), address, &metrics));
+        let routed = settings.listeners.iter().map(|listener| (listener, &table));
+        let all = routed.chain(published.iter().map(|published| (&published.listener, &published.table)));
+        for (listener, table) in all {
+            let (address, bound) = listener::bind(listener, cores, &dialler.sockets_at(listener.bind))
+                .map_err(|error| StartError::Bind { address: listener.bind, error })?;
+            let listener = Arc::new(Listener::new(listener.clone(), address, table.clone(), &metrics));
             for (core, socket) in sockets.iter_mut().zip(bound) {
                 core.push((Arc::clone(&listener), socket));
             }
@@ -109,10 +152,10 @@ impl Pop {
         }
         let pop = Arc::new(Self {
             max_connections: max_connections(settings.max_connections, cores),
-            queues: settings.listeners.iter().any(|listener| listener.queue > 0),
+            queues: listeners.iter().any(|listener: &Arc<Listener>| listener.settings.queue > 0),
             settings,
             clock,
-            table: ArcSwap::new(table),
+            table,
             geo: ArcSwap::new(geo),
             metrics,
             log,
@@ -139,7 +182,7 @@ impl Pop {
 
     /// The table that serves now.
     pub fn table(&self) -> Arc<Table> {
-        self.table.load_full()
+        self.table.load()
     }
 
     /// Serves by this table from now on.

@@ -10,12 +10,15 @@ use axum::response::{IntoResponse, Response};
 
 use super::Api;
 use super::problem::Problem;
-use crate::config::Secret;
+use crate::config::{Role, Secret};
 
 /// What tools generate clients from; it tells nothing about this machine.
 const DESCRIPTION: &str = "/api/v1/openapi.json";
 /// Asked by balancers and supervisors under whatever name they know this machine by.
 const HEALTH: [&str; 3] = ["/healthz", "/health", "/readyz"];
+
+/// What works on a routing table.
+const OF_ROUTING: [&str; 4] = ["/api/v1/backends", "/api/v1/register", "/api/v1/heartbeat", "/api/v1/explain"];
 
 /// Lets the request in, or says why not.
 pub(super) async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
@@ -26,7 +29,11 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, request: Request, next: N
         None if HEALTH.contains(&path) => Ok(()),
         None => check_origin(request.headers()),
     };
+    let is_gateway = api.running.config.role == Role::Gateway;
     match checked {
+        Ok(()) if is_gateway && OF_ROUTING.iter().any(|of_routing| path.starts_with(of_routing)) => {
+            Problem::unknown("a gateway has no routing table; ask a proxy".to_owned()).into_response()
+        }
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }

@@ -11,6 +11,7 @@ use edgeproxy_route::Backend;
 use serde_json::json;
 
 use super::Api;
+use crate::config::Role;
 use crate::running::Running;
 
 pub(super) async fn alive() -> &'static str {
@@ -28,7 +29,7 @@ pub(super) fn reasons_against(running: &Running) -> Vec<&'static str> {
     if running.pop.drain.phase() != Phase::Serving {
         reasons.push("draining");
     }
-    if !serves_someone(running) {
+    if running.config.role == Role::Proxy && !serves_someone(running) {
         reasons.push("no_backend_in_service");
     }
     reasons

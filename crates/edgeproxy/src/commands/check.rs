@@ -10,7 +10,7 @@ use edgeproxy_store::RoutingDb;
 use serde::Serialize;
 
 use super::{BAD_USAGE, say, unknown_region};
-use crate::config::{Config, ConnectionLog, Problem, ProxyFlags, Setting, reference};
+use crate::config::{Config, ConnectionLog, Problem, ProxyFlags, Role, Setting, reference};
 use crate::running::load_geo;
 
 /// Reads the configuration and the files it names, and tells every mistake; if there is none, what applies and who set
@@ -75,7 +75,7 @@ impl Check {
             say::line(reference().trim_end());
             return ExitCode::SUCCESS;
         }
-        let report = match Config::load(&self.flags, std::env::vars_os()) {
+        let report = match Config::load(Role::Proxy, &self.flags, std::env::vars_os()) {
             Ok(config) => Report::of(config),
             Err(problems) => Report { problems, ..Report::default() },
         };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, say, variable};
 use crate::admin_client::AdminClient;
-use crate::config::{Config, ProxyFlags};
+use crate::config::{Config, ProxyFlags, Role};
 
 const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
 
@@ -153,7 +153,7 @@ impl Options {
             (None, None) => (DEFAULT_ADMIN.to_owned(), None),
             (None, Some(file)) => {
                 let flags = ProxyFlags { config: Some(file), ..ProxyFlags::default() };
-                let config = Config::load(&flags, std::env::vars_os()).map_err(Failure::Config)?;
+                let config = Config::load(Role::Proxy, &flags, std::env::vars_os()).map_err(Failure::Config)?;
                 (config.admin.listen.to_string(), config.admin.token)
             }
         };

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::say;
 use crate::admin;
-use crate::config::{Config, ProxyFlags};
+use crate::config::{Config, ProxyFlags, Role};
 use crate::running::Running;
 use crate::{overlay, process, telemetry};
 
@@ -28,23 +28,28 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Runs until it is told to stop and has drained.
     pub(crate) fn run(self) -> ExitCode {
-        let config = match Config::load(&self.flags, std::env::vars_os()) {
-            Ok(config) => config,
-            Err(problems) => {
-                for problem in problems {
-                    say::mistake(format_args!("edgeproxy: {problem}"));
-                }
-                return ExitCode::from(super::BAD_USAGE);
+        serve(Role::Proxy, &self.flags)
+    }
+}
+
+/// Runs a process of this role until it is told to stop and has drained.
+pub(super) fn serve(role: Role, flags: &ProxyFlags) -> ExitCode {
+    let config = match Config::load(role, flags, std::env::vars_os()) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems {
+                say::mistake(format_args!("edgeproxy: {problem}"));
             }
-        };
-        let way = overlay::find_way(&config.overlay);
-        telemetry::start_log(&config.log);
-        match control_plane(config, way) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(message) => {
-                tracing::error!("{message}");
-                ExitCode::FAILURE
-            }
+            return ExitCode::from(super::BAD_USAGE);
+        }
+    };
+    let way = overlay::find_way(&config.overlay);
+    telemetry::start_log(&config.log);
+    match control_plane(config, way) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            tracing::error!("{message}");
+            ExitCode::FAILURE
         }
     }
 }
@@ -77,6 +82,9 @@ async fn run(config: Config, way: Option<Result<Way, OverlayError>>) -> Result<(
     let admin_address = admin_socket.local_addr().map_err(|error| error.to_string())?;
 
     let overlay = overlay::start(&config.overlay, &config.proxy.region, way);
+    if config.role == Role::Gateway && overlay.is_none() {
+        return Err("a gateway is nothing without its overlay; the line before says what is wrong".to_owned());
+    }
     let running = Running::start(config, overlay).await?;
     for address in running.pop.addresses() {
         tracing::info!(what = "proxy", %address, "listening");

@@ -26,7 +26,7 @@ pub(crate) struct ProxyFlags {
     /// Who begins with a PROXY header, separated by commas [env: EDGEPROXY_TRUST_PROXY] [default: nobody]
     #[arg(long, value_name = "NETWORKS")]
     pub(crate) trust_proxy: Option<String>,
-    /// WireGuard by a wg-quick file, or a folder of them by region [env: EDGEPROXY_OVERLAY] [default: none]
+    /// WireGuard by a wg-quick file, or a folder of them by region [env: EDGEPROXY_OVERLAY] [default: no overlay]
     #[arg(long, value_name = "FILE")]
     pub(crate) overlay: Option<String>,
     /// Data-plane threads [env: EDGEPROXY_PROXY_THREADS] [default: one per core]
@@ -35,6 +35,30 @@ pub(crate) struct ProxyFlags {
     /// Level of the log on stderr, or target=level directives [env: EDGEPROXY_LOG] [default: info]
     #[arg(long, value_name = "FILTER")]
     pub(crate) log: Option<String>,
+}
+
+/// Settings by flag of `gateway`.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct GatewayFlags {
+    /// Configuration file [env: EDGEPROXY_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The hub's wg-quick file [env: EDGEPROXY_OVERLAY]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) overlay: Option<String>,
+    /// Metrics, health and the API [env: EDGEPROXY_ADMIN_ADDR] [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin: Option<String>,
+    /// Level of the log on stderr, or target=level directives [env: EDGEPROXY_LOG] [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+impl From<GatewayFlags> for ProxyFlags {
+    fn from(flags: GatewayFlags) -> Self {
+        let GatewayFlags { config, overlay, admin, log } = flags;
+        Self { config, overlay, admin, log, ..Self::default() }
+    }
 }
 
 impl ProxyFlags {

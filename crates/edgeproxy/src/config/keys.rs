@@ -144,6 +144,17 @@ pub(super) static SECTIONS: &[SectionName] = &[
         several: false,
         doc: "The address space inside WireGuard, which this process runs itself.",
     },
+    SectionName {
+        path: "tenant",
+        several: true,
+        doc: "Addresses that have nothing to do with those of other tenants: a hub passes nothing between them. What is \
+              no tenant's is everybody's. In the file only.",
+    },
+    SectionName {
+        path: "publish",
+        several: true,
+        doc: "A TCP service that is offered on an address of this machine inside the overlay. In the file only.",
+    },
     SectionName { path: "log", several: false, doc: "What is logged, and where to." },
 ];
 
@@ -233,8 +244,14 @@ pub(super) static KEYS: &[Key] = &[
         .flag("overlay").variable_named("EDGEPROXY_OVERLAY"),
     key("overlay", "mode", Kind::Word(&["auto", "tun", "userns"]), Value("auto"),
         "How TCP inside is had. `tun`: by an interface of this machine (needs CAP_NET_ADMIN). `userns`: by one in a network namespace of this process (needs no privilege where user namespaces are allowed). `auto`: the first of them that works."),
-    key("overlay", "forward", Kind::Word(&["off", "on"]), Value("off"), "Whether packets of one peer for another are passed on, as a hub does."),
+    key("overlay", "forward", Kind::Word(&["off", "on"]), Value("off"), "Whether packets of one peer for another are passed on, as a hub does. `edgeproxy gateway` does so by default."),
     key("overlay", "threads", count(0, 256), Value("0"), "Threads that encrypt. 0: one per core."),
+
+    key("tenant", "name", Kind::Name, Required("a name, such as \"blue\""), "For people alone."),
+    key("tenant", "networks", Kind::Networks, Required("networks inside the overlay, such as [\"10.50.1.0/24\"]"), "Its networks inside the overlay. Of one within another tenant's, the longer counts."),
+
+    key("publish", "listen", Kind::Address, Required("an address inside the overlay, such as \"10.50.0.1:5432\""), "Address and port inside the overlay; the address is one of the wg-quick file's own."),
+    key("publish", "target", Kind::Endpoint, Required("where the service is, such as \"db.example.internal:5432\""), "Where the service is. A name is looked up every 30 s; of several addresses each takes its share."),
 
     key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
         .flag("log").variable_named("EDGEPROXY_LOG"),

@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Output,
     /// IP address and port.
     Address,
+    /// IP address or DNS name, and port.
+    Endpoint,
     /// IP networks.
     Networks,
     /// One of these words.
@@ -54,6 +56,7 @@ impl fmt::Display for Kind {
             Self::Path => f.write_str("file"),
             Self::Output => f.write_str("`stdout`, `stderr`, `off` or a file"),
             Self::Address => f.write_str("IP address and port"),
+            Self::Endpoint => f.write_str("IP address or DNS name, and port"),
             Self::Networks => f.write_str("list of networks or addresses"),
             Self::Word(words) => {
                 for (i, word) in words.iter().enumerate() {

@@ -1,9 +1,12 @@
-//! Section `overlay`: WireGuard inside the process.
+//! Sections `overlay`, `tenant` and `publish`: WireGuard inside the process, and services on addresses inside it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use edgeproxy_overlay::Mode;
+use edgeproxy_overlay::{Endpoint, Mode};
+use ipnet::IpNet;
 
+use super::Role;
 use super::reader::Reader;
 
 /// Whether there is an overlay, and how it is run.
@@ -17,10 +20,30 @@ pub(crate) struct OverlaySettings {
     pub(crate) forward: bool,
     /// Threads that encrypt; 0: one per core.
     pub(crate) threads: usize,
+    /// Networks of each tenant.
+    pub(crate) tenants: Vec<Vec<IpNet>>,
+    /// Services offered inside.
+    pub(crate) publish: Vec<PublishSettings>,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> OverlaySettings {
+/// A TCP service offered on an address inside the overlay.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishSettings {
+    /// Where it is offered.
+    pub(crate) listen: SocketAddr,
+    /// Where it is.
+    pub(crate) target: Endpoint,
+}
+
+pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> OverlaySettings {
+    let (publish, tenants) = (read_publish(reader), read_tenants(reader));
     let mut section = reader.section("overlay");
+    if role == Role::Gateway && !section.is_set("config") {
+        let ways = "give the hub's wg-quick file by --overlay, EDGEPROXY_OVERLAY or config in the configuration file";
+        section.complain("config", format!("is not set, and a gateway is nothing without: {ways}"));
+    }
+    // To forward is what a hub is for.
+    let forwards = role == Role::Gateway && !section.is_set("forward");
     OverlaySettings {
         config: section.path("config"),
         mode: section.word("mode", |word| match word {
@@ -29,7 +52,33 @@ pub(super) fn read(reader: &mut Reader<'_>) -> OverlaySettings {
             "userns" => Some(Mode::UserNamespace),
             _ => None,
         }),
-        forward: section.word("forward", |word| Some(word == "on")),
+        forward: forwards || section.word("forward", |word| Some(word == "on")),
         threads: section.count("threads"),
+        publish,
+        tenants,
     }
+}
+
+fn read_tenants(reader: &mut Reader<'_>) -> Vec<Vec<IpNet>> {
+    let tenants = reader.count("tenant");
+    let mut read = |index| {
+        let mut section = reader.nth("tenant", index);
+        section.text("name");
+        section.networks("networks")
+    };
+    (0..tenants).map(&mut read).collect()
+}
+
+fn read_publish(reader: &mut Reader<'_>) -> Vec<PublishSettings> {
+    let mut published: Vec<PublishSettings> = Vec::new();
+    for index in 0..reader.count("publish") {
+        let mut section = reader.nth("publish", index);
+        let (listen, target) = (section.address("listen"), section.endpoint("target"));
+        if let Some(other) = published.iter().position(|other| other.listen == listen) {
+            section.complain("listen", format!("{listen} is taken by publish[{other}]"));
+        }
+        // One that is left out has told why.
+        published.extend(target.map(|target| PublishSettings { listen, target }));
+    }
+    published
 }

@@ -6,11 +6,19 @@ use std::thread;
 use edgeproxy_proxy::ProxySettings;
 use edgeproxy_route::OutlierPolicy;
 
+use super::Role;
 use super::listener::{read_checks, read_listeners};
 use super::reader::Reader;
 
-pub(super) fn read(reader: &mut Reader<'_>) -> ProxySettings {
-    let region = reader.section("").text("region").unwrap_or_default();
+/// A gateway's region where nobody says otherwise: it is told in its log only.
+const GATEWAY: &str = "hub";
+
+pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> ProxySettings {
+    let mut top = reader.section("");
+    let region = match role {
+        Role::Gateway if !top.is_set("region") => GATEWAY.to_owned(),
+        _ => top.text("region").unwrap_or_default(),
+    };
     let mut section = reader.section("proxy");
     ProxySettings {
         region,
@@ -21,7 +29,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> ProxySettings {
         max_connections: section.count("max_connections"),
         drain_timeout: section.duration("drain_timeout"),
         drain_delay: section.duration("drain_delay"),
-        listeners: read_listeners(reader),
+        listeners: match role {
+            Role::Proxy => read_listeners(reader),
+            Role::Gateway => Vec::new(),
+        },
         checks: read_checks(reader),
         outlier: read_outlier(reader),
     }

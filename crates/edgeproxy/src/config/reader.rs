@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edgeproxy_overlay::Endpoint;
 use edgeproxy_route::Country;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -133,6 +134,10 @@ impl<'a> Section<'_, 'a> {
         self.get(name, value::address).unwrap_or(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))
     }
 
+    pub(super) fn endpoint(&mut self, name: &str) -> Option<Endpoint> {
+        self.get(name, value::endpoint)
+    }
+
     pub(super) fn networks(&mut self, name: &str) -> Vec<IpNet> {
         self.get(name, value::networks).unwrap_or_default()
     }
@@ -160,6 +165,11 @@ impl<'a> Section<'_, 'a> {
     /// Who set the key.
     pub(super) fn origin(&self, name: &str) -> Origin {
         self.find(self.key(name)).map_or(Origin::Default, |(_, origin)| origin)
+    }
+
+    /// Whether anybody set the key.
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.find(self.key(name)).is_some()
     }
 
     /// A mistake that shows only beside other values.

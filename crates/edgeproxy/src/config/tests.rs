@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use super::Role;
 use super::{Config, Problem, ProxyFlags};
 
 mod environment;
@@ -56,7 +57,7 @@ impl Setup {
     }
 
     fn load(&self) -> Result<Config, Vec<Problem>> {
-        Config::load(&self.flags, self.variables.clone())
+        Config::load(Role::Proxy, &self.flags, self.variables.clone())
     }
 
     /// The configuration, which must be good.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use edgeproxy_overlay::Endpoint;
 use edgeproxy_route::Country;
 use humantime::format_duration;
 use ipnet::IpNet;
@@ -231,6 +232,12 @@ pub(super) fn text(raw: Raw<'_>, kind: Kind) -> Result<String, String> {
         Some(rule) => Err(format!("{raw} {rule}")),
         None => Ok(text.to_owned()),
     }
+}
+
+/// A host and a port.
+pub(super) fn endpoint(raw: Raw<'_>, _: Kind) -> Result<Endpoint, String> {
+    let text = raw.as_text().ok_or_else(|| format!("{raw} is not a text in quotes"))?;
+    text.parse().map_err(|error| format!("{raw}: {error}"))
 }
 
 fn broken_name(text: &str) -> Option<String> {

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use edgeproxy_overlay::Loss;
+use edgeproxy_overlay::packet::Sum;
+use edgeproxy_overlay::{Loss, Tenants};
+use edgeproxy_tunnel::Prefix;
 
 use crate::support::{Host, eventually, packet};
 
@@ -40,8 +42,50 @@ fn a_hub_passes_packets_on() {
     let came = b.receive();
     assert_eq!((came[8], sent[8]), (63, 64), "one hop fewer");
     assert_eq!(came[12..], sent[12..]);
-    assert_eq!(edgeproxy_overlay::packet::Sum::ZERO.bytes(&came[..20]).checksum(), 0);
+    assert_eq!(Sum::ZERO.bytes(&came[..20]).checksum(), 0);
     assert!(hub.receive_within(A_WHILE).is_none());
+}
+
+/// Type and code of an ICMP message for this host.
+fn icmp(packet: &[u8]) -> (u8, u8) {
+    assert_eq!((packet[9], &packet[12..16]), (1, &[10, 50, 0, 9][..]), "ICMP, from the hub");
+    (packet[20], packet[21])
+}
+
+#[test]
+fn a_packet_that_has_passed_too_many_machines_is_told_of() {
+    let (hub, a, b) = (Host::start(9, true), Host::start(1, false), Host::start(2, false));
+    hub.know(&a, false, &["10.50.0.1"]);
+    hub.know(&b, true, &["10.50.0.2"]);
+    a.know(&hub, true, &["10.50.0.0/24"]);
+    let mut last = packet(a.ip, b.ip, b"its last");
+    last[8] = 1;
+    last[10..12].fill(0);
+    let sum = Sum::ZERO.bytes(&last[..20]).checksum();
+    last[10..12].copy_from_slice(&sum.to_be_bytes());
+    a.send(&last);
+    assert_eq!(icmp(&a.receive()), (11, 0), "time exceeded");
+    assert_eq!(hub.device.counters().get(Loss::Expired), 1);
+    assert!(b.receive_within(A_WHILE).is_none());
+}
+
+#[test]
+fn tenants_do_not_reach_one_another() {
+    let prefixes = |text: &str| vec![text.parse::<Prefix>().unwrap()];
+    let (one, other) = (prefixes("10.50.0.1"), prefixes("10.50.0.2"));
+    let hub = Host::start_with(9, true, Tenants::new([&one[..], &other[..]]));
+    let (a, b, shared) = (Host::start(1, false), Host::start(2, false), Host::start(3, false));
+    hub.know(&a, false, &["10.50.0.1"]);
+    hub.know(&b, true, &["10.50.0.2"]);
+    hub.know(&shared, true, &["10.50.0.3"]);
+    a.know(&hub, true, &["10.50.0.0/24"]);
+    shared.know(&hub, false, &["10.50.0.0/24"]);
+    a.send(&packet(a.ip, b.ip, b"to another tenant"));
+    assert_eq!(icmp(&a.receive()), (3, 13), "administratively prohibited");
+    assert_eq!(hub.device.counters().get(Loss::OtherTenant), 1);
+    a.send(&packet(a.ip, shared.ip, b"to what is shared"));
+    assert_eq!(shared.receive()[28..], *b"to what is shared");
+    assert!(b.receive_within(A_WHILE).is_none());
 }
 
 #[test]

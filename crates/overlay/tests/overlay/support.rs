@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use edgeproxy_overlay::{Device, DeviceSettings, PeerSettings, Queue};
+use edgeproxy_overlay::{Device, DeviceSettings, PeerSettings, Queue, Tenants};
 use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey, PrivateKey};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -28,6 +28,10 @@ pub(crate) struct Host {
 impl Host {
     /// The host of this number: its key and its address 10.50.0.n follow from that.
     pub(crate) fn start(number: u8, forward: bool) -> Self {
+        Self::start_with(number, forward, Tenants::default())
+    }
+
+    pub(crate) fn start_with(number: u8, forward: bool, tenants: Tenants) -> Self {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let (above, below): (Vec<_>, Vec<_>) = (0..WORKERS).map(|_| pair()).unzip();
@@ -38,6 +42,7 @@ impl Host {
             mtu: 1420,
             addresses: vec![ip.into()],
             forward,
+            tenants,
             gate: GateSettings::default(),
         };
         let device = Device::start(settings, below.into_iter().map(Queue::from).collect()).unwrap();

@@ -7,7 +7,7 @@ use edgeproxy_route::{Backend, Country, Regions};
 use edgeproxy_store::{Loaded, RoutingDb};
 
 use crate::commands::{Failure, say, unknown_region, variable};
-use crate::config::{Config, ProxyFlags};
+use crate::config::{Config, ProxyFlags, Role};
 
 const DEFAULT_DB: &str = "routing.db";
 
@@ -44,7 +44,7 @@ impl SourceFlags {
             return Ok(Source { db, regions: Regions::default(), region: None, geoip: None, listener: None });
         };
         let flags = ProxyFlags { config: Some(config), ..ProxyFlags::default() };
-        let config = Config::load(&flags, std::env::vars_os()).map_err(Failure::Config)?;
+        let config = Config::load(Role::Proxy, &flags, std::env::vars_os()).map_err(Failure::Config)?;
         Ok(Source {
             db: self.db.unwrap_or(config.routing.db),
             regions: Regions::with(config.routing.regions),

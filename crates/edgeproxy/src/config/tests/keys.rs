@@ -32,6 +32,12 @@ kind = "tls"
 [[check]]
 kind = "exchange"
 expect = "+PONG"
+[[tenant]]
+name = "blue"
+networks = ["10.50.1.0/24"]
+[[publish]]
+listen = "10.50.0.1:5432"
+target = "db.example.internal:5432"
 "#;
 
 #[test]
@@ -78,7 +84,7 @@ fn variables_and_flags_are_unique() {
     let names: Vec<String> = KEYS.iter().filter_map(Key::variable).collect();
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     let flags: Vec<_> = KEYS.iter().filter_map(|key| key.flag).collect();
-    assert_eq!(flags, ["region", "admin", "db", "geoip", "threads", "listen", "trust-proxy", "log"]);
+    assert_eq!(flags, ["region", "admin", "db", "geoip", "threads", "listen", "trust-proxy", "overlay", "log"]);
     let attempts = KEYS.iter().find(|key| key.name == "connect_attempts").unwrap();
     let Kind::Count { most, .. } = attempts.kind else { panic!() };
     assert_eq!(usize::try_from(most), Ok(Exclusions::CAPACITY), "a connection remembers no more backends");
@@ -169,15 +175,15 @@ fn every_word_is_understood() {
             let needed = if *word == "exchange" { "expect = \"x\"\n" } else { "" };
             let text = file_with(key, &format!("\"{word}\"")) + needed;
             let config = Setup::file(&format!("region = \"fra\"\n{text}")).config();
-            let Config { proxy, log, .. } = &config;
+            let Config { proxy, log, overlay, .. } = &config;
             // What was made of the word, wherever it ended up.
-            meanings.insert(format!("{:?} {:?} {:?}", proxy.listeners, proxy.checks, log));
+            meanings.insert(format!("{:?} {:?} {:?} {:?}", proxy.listeners, proxy.checks, log, overlay));
             words_seen += 1;
         }
         assert_eq!(meanings.len(), words.len(), "{}: two words mean the same", key.path());
         assert!(said_about(key, "\"other\"")[0].starts_with("\"other\" is none of "), "{}", key.path());
     }
-    assert_eq!(words_seen, 13);
+    assert_eq!(words_seen, 18);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every rule and its message.
 
 use super::Setup;
+use crate::config::{Config, GatewayFlags, Role};
 
 /// A file's text, and all that is said about it when the region is given.
 #[rustfmt::skip]
@@ -353,5 +354,38 @@ fn an_admin_address_that_others_reach_needs_a_token() {
         setup.write("token", text, mode);
         let token = setup.config().admin.token.unwrap();
         assert!(token.is("s3cret") && !token.is("rest"), "{text:?}");
+    }
+}
+
+#[test]
+fn a_gateway_needs_an_overlay_and_little_else() {
+    let load = |text: &str| {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("edgeproxy.toml");
+        std::fs::write(&path, text).unwrap();
+        let flags = GatewayFlags { config: Some(path), ..GatewayFlags::default() };
+        Config::load(Role::Gateway, &flags.into(), [])
+    };
+    let gateway = load("[overlay]\nconfig = \"hub.conf\"\n").unwrap();
+    assert!(gateway.overlay.forward && gateway.proxy.listeners.is_empty());
+    assert_eq!((gateway.proxy.region.as_str(), gateway.notices.len()), ("hub", 0));
+    let named = load("region = \"fra\"\n[overlay]\nconfig = \"hub.conf\"\nforward = \"off\"\n").unwrap();
+    assert!(!named.overlay.forward && named.proxy.region == "fra");
+    let problems = load("").unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].message.contains("a gateway is nothing without"), "{}", problems[0].message);
+}
+
+#[test]
+fn a_service_is_published_once_and_has_a_host_and_a_port() {
+    let twice = "[[publish]]\nlisten = \"10.50.0.1:5432\"\ntarget = \"db:5432\"\n";
+    let problems = Setup::file(&format!("region = \"fra\"\n{twice}{twice}")).problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("10.50.0.1:5432 is taken by publish[0]"), "{problems:?}");
+    for target in ["db", "db:0", ":5432", "db:port", "0.0.0.0:5432"] {
+        let file = format!("region = \"fra\"\n[[publish]]\nlisten = \"10.50.0.1:5432\"\ntarget = \"{target}\"\n");
+        let problems = Setup::file(&file).problems();
+        assert_eq!(problems.len(), 1, "{target}: {problems:?}");
+        assert!(problems[0].contains("publish[0].target"), "{problems:?}");
     }
 }
