@@ -36,7 +36,7 @@ mod page;
 mod problem;
 mod registration;
 
-pub(crate) use figures::BackendFigures;
+pub(crate) use figures::{BackendFigures, OverlayFigures};
 
 use cut_timer::CutTimers;
 use endpoints::Endpoints;

@@ -11,7 +11,7 @@ use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::admin::BackendFigures;
+use crate::admin::{BackendFigures, OverlayFigures};
 use crate::config::{Config, Role};
 use crate::process::ProcessFigures;
 use crate::publish::{self, Service};
@@ -80,6 +80,9 @@ impl Running {
             tokio::spawn(service.follow());
         }
         registry.register_collector(Box::new(BackendFigures::new(Arc::clone(&pop))));
+        if let Some(overlay) = &overlay {
+            registry.register_collector(Box::new(OverlayFigures::new(Arc::clone(overlay))));
+        }
         let checks = Checks::new(Arc::clone(&pop));
         checks.follow(&pop.table());
         let drain_order = watch::Sender::new(None);

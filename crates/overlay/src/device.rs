@@ -193,6 +193,11 @@ impl Device {
         self.shared.registry.all().iter().map(|remote| remote.status(now)).collect()
     }
 
+    /// How many peers are registered.
+    pub fn peer_count(&self) -> usize {
+        self.shared.registry.len()
+    }
+
     /// What was counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters

@@ -14,6 +14,9 @@ const MOST_BYTES: usize = 65_507;
 /// Datagrams it takes as one.
 const MOST_DATAGRAMS: usize = 64;
 
+/// Peers whose datagrams are collected at a time: they are looked for one by one.
+const MOST_OPEN: usize = 32;
+
 /// Datagrams to several peers.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -63,6 +66,9 @@ impl Outbox {
         let place = match self.open.iter().position(|batch| Arc::ptr_eq(&batch.remote, remote)) {
             Some(place) => place,
             None => {
+                if self.open.len() == MOST_OPEN {
+                    self.flush(udp, now, flushed);
+                }
                 let Some((session, endpoint)) = remote.outlet.ready(now) else { return Sent::NoSession };
                 let Ok(sealer) = session.sealer(now) else { return Sent::NoSession };
                 let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MOST_BYTES));

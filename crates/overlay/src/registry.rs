@@ -116,6 +116,10 @@ impl Registry {
         self.peers.read().values().cloned().collect()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.peers.read().len()
+    }
+
     /// Whom an address inside the overlay belongs to.
     pub(crate) fn owner_of(&self, address: IpAddr) -> Option<Arc<Remote>> {
         self.routes.read().lookup(address).cloned()

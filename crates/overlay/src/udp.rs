@@ -97,7 +97,11 @@ impl Udp {
             }
         };
         Ok(Some(buffers.iter_mut().zip(metas.iter()).take(count).map(|(buffer, meta)| Run {
-            from: SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port()),
+            from: match meta.addr.ip().to_canonical() {
+                IpAddr::V4(ip) => SocketAddr::new(ip.into(), meta.addr.port()),
+                // With its scope, without which a link-local address leads nowhere.
+                IpAddr::V6(_) => meta.addr,
+            },
             bytes: &mut buffer[..meta.len],
             stride: meta.stride.max(1),
         })))

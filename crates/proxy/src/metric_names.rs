@@ -46,6 +46,10 @@ pub const TABLE_REJECTED_ROWS: &str = "edge_table_rejected_rows";
 pub const GEO_RELOADS: &str = "edge_geo_reloads";
 /// Lines of the connection log lost because its destination was too slow, or failed.
 pub const CONNECTION_LOG_DROPPED: &str = "edge_connection_log_dropped";
+/// Datagrams and packets of the overlay that were not passed on, by reason.
+pub const OVERLAY_LOST: &str = "edge_overlay_lost";
+/// Peers of the overlay that are registered.
+pub const OVERLAY_PEERS: &str = "edge_overlay_peers";
 /// 1 while `/readyz` says ready.
 pub const READY: &str = "edge_ready";
 /// 1, with the version as label.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use edgeproxy_overlay::{Loss, Overlay};
 use edgeproxy_proxy::{Pop, metric_names as names};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
@@ -97,5 +98,39 @@ impl Collector for BackendFigures {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads what the overlay counted when it is asked for.
+pub(crate) struct OverlayFigures {
+    overlay: Arc<Overlay>,
+}
+
+impl OverlayFigures {
+    /// Of this overlay.
+    pub(crate) fn new(overlay: Arc<Overlay>) -> Self {
+        Self { overlay }
+    }
+}
+
+impl fmt::Debug for OverlayFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OverlayFigures")
+    }
+}
+
+impl Collector for OverlayFigures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let device = &self.overlay.device;
+        let help = "Datagrams and packets of the overlay that were not passed on";
+        let mut lost = encoder.encode_descriptor(names::OVERLAY_LOST, help, None, MetricType::Counter)?;
+        for loss in Loss::ALL {
+            let count = device.counters().get(loss);
+            lost.encode_family(&[("reason", loss.word())])?
+                .encode_counter::<[(&str, &str); 0], _, u64>(&count, None)?;
+        }
+        let help = "Peers that are registered";
+        let mut peers = encoder.encode_descriptor(names::OVERLAY_PEERS, help, None, MetricType::Gauge)?;
+        peers.encode_gauge(&i64::try_from(device.peer_count()).unwrap_or(i64::MAX))
     }
 }
