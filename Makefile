@@ -6,7 +6,7 @@
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
-PACKAGES := sqlite3 openssl procps
+PACKAGES := sqlite3 openssl procps iproute2 iputils-ping wireguard-go wireguard-tools
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-route release packages docs clean

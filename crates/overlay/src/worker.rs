@@ -157,8 +157,9 @@ impl Worker {
                 }
                 Letter::Revoked(remote) => self.revoke(&remote),
                 Letter::Stray(mut datagram, from) => {
-                    let stride = datagram.len().max(1);
-                    self.open(Run { from, bytes: &mut datagram, stride }, &mut Vec::new());
+                    let (stride, mut inward) = (datagram.len().max(1), Vec::new());
+                    self.open(Run { from, bytes: &mut datagram, stride }, &mut inward);
+                    self.deliver(&inward);
                 }
                 // Whoever asked may have stopped waiting. What was sealed before must have left.
                 Letter::Barrier(reply) => {
@@ -401,7 +402,6 @@ impl Worker {
     fn establish(&mut self, remote: &Arc<Remote>, keys: SessionKeys, from: SocketAddr) {
         let Some(slot) = self.wake(remote) else { return self.released.push(keys.local) };
         self.sessions.insert(keys.local, slot);
-        remote.note_handshake(self.now);
         let now = self.now;
         self.at(slot, |peer| peer.handle_established(keys, from, now));
     }
@@ -439,6 +439,10 @@ impl Worker {
     fn at(&mut self, slot: usize, work: impl FnOnce(&mut Peer)) {
         let Some(awake) = self.peers.get_mut(slot) else { return };
         work(&mut awake.peer);
+        // One of the peer's making is complete with the first message in its session, not with our answer.
+        if let Some(at) = awake.peer.last_handshake() {
+            awake.remote.note_handshake(at);
+        }
         while let Some(action) = self.peers.get_mut(slot).and_then(|awake| awake.peer.poll_action()) {
             self.act(slot, action);
         }

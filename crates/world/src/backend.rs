@@ -39,7 +39,7 @@ pub enum Behaviour {
     HandOver,
 }
 
-/// A server that takes connections on 127.0.0.1.
+/// A server that takes connections.
 ///
 /// It counts a connection as current from its accept until just before it closes it, so a proxy that has seen the
 /// close may send the next client without a peak being counted.
@@ -64,12 +64,20 @@ struct Shared {
 }
 
 impl Backend {
-    /// A backend with this id, on a port that the kernel chooses. Needs a runtime.
+    /// A backend with this id on loopback, on a port that the kernel chooses. Needs a runtime.
     ///
     /// # Errors
     /// No port is to be had.
     pub fn start(id: &str, behaviour: Behaviour) -> io::Result<Self> {
-        let claim = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Self::start_at(id, Ipv4Addr::LOCALHOST, behaviour)
+    }
+
+    /// The same on another address of this machine.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); or the address is not one of this machine's.
+    pub fn start_at(id: &str, address: Ipv4Addr, behaviour: Behaviour) -> io::Result<Self> {
+        let claim = bind(SocketAddr::from((address, 0)))?;
         let address = claim.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let (hand_over, handed_over) = unbounded_channel();
         let shared = Arc::new(Shared {

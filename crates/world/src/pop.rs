@@ -23,6 +23,7 @@ pub struct PopPlan {
     region: String,
     toml: String,
     flags: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
     admin: SocketAddr,
     descriptors: Option<u32>,
 }
@@ -47,6 +48,7 @@ impl PopPlan {
             region: "fra".to_owned(),
             toml: toml.to_owned(),
             flags: Vec::new(),
+            variables: Vec::new(),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             descriptors: None,
         }
@@ -63,6 +65,13 @@ impl PopPlan {
     #[must_use]
     pub fn flag(mut self, flag: impl Into<OsString>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// With an environment variable; PATH is the only other one.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
         self
     }
 
@@ -146,6 +155,7 @@ impl PopPlan {
         }
         command.args(&self.flags);
         command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;

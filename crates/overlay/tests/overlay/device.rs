@@ -1,10 +1,12 @@
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use edgeproxy_overlay::packet::Sum;
-use edgeproxy_overlay::{Loss, Tenants};
-use edgeproxy_tunnel::Prefix;
+use edgeproxy_overlay::{Loss, PeerSettings, Tenants};
+use edgeproxy_tunnel::{Dropped, Prefix, PresharedKey};
+use quinn_udp::{Transmit, UdpSockRef, UdpSocketState};
 
-use crate::support::{Host, eventually, packet};
+use crate::support::{Host, LONG, eventually, packet};
 
 /// Long enough for a packet that was let through to come, if one was.
 const A_WHILE: Duration = Duration::from_millis(200);
@@ -28,6 +30,57 @@ fn two_hosts_exchange_packets() {
     let status = b.device.peer(&a.device.public()).unwrap();
     assert_eq!(status.settings.endpoint, Some(a.address()));
     assert!(status.received > 64_000 && status.last_handshake.is_some());
+}
+
+#[test]
+fn a_handshake_counts_once_both_have_its_keys() {
+    let (a, b) = (Host::start(1, false), Host::start(2, false));
+    a.know(&b, true, &["10.50.0.2"]);
+    b.device.set_peer(PeerSettings {
+        public: a.device.public(),
+        preshared: PresharedKey::from_bytes([1; 32]),
+        endpoint: None,
+        keepalive: None,
+        allowed_ips: vec!["10.50.0.1".parse().unwrap()],
+    });
+    a.send(&packet(a.ip, b.ip, b"in no session"));
+    eventually("the answer", || a.device.counters().get(Loss::Handshake(Dropped::Forged)) == 1);
+    assert!(b.receive_within(A_WHILE).is_none());
+    for (host, other) in [(&a, &b), (&b, &a)] {
+        assert_eq!(host.device.peer(&other.device.public()).unwrap().last_handshake, None);
+    }
+}
+
+/// The kernel joins what comes from one sender, and one socket gets all of it.
+#[test]
+fn a_packet_right_after_an_initiation_is_taken() {
+    let (a, b) = (Host::start(1, false), Host::start(2, false));
+    let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
+    relay.set_read_timeout(Some(LONG)).unwrap();
+    a.know(&b, false, &["10.50.0.2"]);
+    a.device.set_endpoint(&b.device.public(), relay.local_addr().unwrap());
+    b.know(&a, false, &["10.50.0.1"]);
+    let sent = packet(a.ip, b.ip, b"short");
+    a.send(&sent);
+    let mut buffer = [0; 2000];
+    for to in [&b, &a] {
+        let length = relay.recv(&mut buffer).unwrap();
+        relay.send_to(&buffer[..length], to.address()).unwrap();
+    }
+    let length = relay.recv(&mut buffer).unwrap();
+    const INITIATION: usize = 148;
+    assert!(length < INITIATION);
+    let mut both = vec![1; INITIATION];
+    both.extend_from_slice(&buffer[..length]);
+    let state = UdpSocketState::new(UdpSockRef::from(&relay)).unwrap();
+    if state.max_gso_segments() == 1 {
+        // A kernel that does not take them as one does not give them as one.
+        return;
+    }
+    let transmit =
+        Transmit { destination: b.address(), ecn: None, contents: &both, segment_size: Some(INITIATION), src_ip: None };
+    state.try_send(UdpSockRef::from(&relay), &transmit).unwrap();
+    assert_eq!(b.receive(), sent);
 }
 
 #[test]

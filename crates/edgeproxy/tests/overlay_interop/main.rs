@@ -1,0 +1,78 @@
+//! The binary together with `wireguard-go` and `wg`: each case in namespaces of its own, that need no root and leave the
+//! host's network as it is.
+//!
+//! `cargo test -p edgeproxy --test overlay_interop [-- PART_OF_A_NAME]`
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
+#![allow(clippy::print_stdout, reason = "measured and skipped things are told")]
+
+use std::io;
+use std::pin::Pin;
+use std::process::{Command, ExitCode, exit};
+use std::time::{Duration, Instant};
+
+mod failing;
+mod handshakes;
+mod hub;
+mod stage;
+mod traffic;
+mod tunnel;
+mod wireguard;
+
+/// Set to 1, cases run that take minutes because the protocol's own clock does.
+const SLOW: &str = "EDGEPROXY_SLOW_TESTS";
+
+type Case = fn() -> Pin<Box<dyn Future<Output = io::Result<()>>>>;
+
+/// The name, the seconds it may take, and what is done.
+const CASES: [(&str, u64, Case); 10] = [
+    ("we_initiate", 120, || Box::pin(traffic::we_initiate())),
+    ("they_initiate_by_keepalive", 60, || Box::pin(handshakes::they_initiate_by_keepalive())),
+    ("they_initiate_by_a_packet", 60, || Box::pin(handshakes::they_initiate_by_a_packet())),
+    ("a_preshared_key_has_to_be_the_same", 120, || Box::pin(handshakes::a_preshared_key_has_to_be_the_same())),
+    ("keepalives_are_sent_without_traffic", 60, || Box::pin(handshakes::keepalives_are_sent_without_traffic())),
+    ("a_transfer_outlives_roaming", 120, || Box::pin(traffic::a_transfer_outlives_roaming())),
+    ("a_hub_passes_packets_on", 120, || Box::pin(hub::a_hub_passes_packets_on())),
+    ("direct_backends_outlive_a_failing_overlay", 60, || Box::pin(failing::direct_backends_outlive_it())),
+    ("a_region_finds_its_file", 60, || Box::pin(failing::a_region_finds_its_file())),
+    ("a_rekey_is_not_noticed", 200, || Box::pin(traffic::a_rekey_is_not_noticed())),
+];
+
+fn main() -> ExitCode {
+    if let Some(name) = stage::case() {
+        let (name, limit, case) = CASES.into_iter().find(|(case, ..)| *case == name).unwrap();
+        stage::enter();
+        return perform(name, Duration::from_secs(limit), case);
+    }
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let mut failed = false;
+    for (name, ..) in CASES.iter().filter(|(name, ..)| name.contains(&filter)) {
+        let started = Instant::now();
+        let ended = stage::start(name, Command::new("/proc/self/exe")).unwrap();
+        let word = match ended.code() {
+            Some(0) => "ok",
+            Some(stage::SKIPPED) => "skipped",
+            _ => "FAILED",
+        };
+        println!("test {name} ... {word} ({:.1} s)", started.elapsed().as_secs_f64());
+        failed |= word == "FAILED";
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs a case. Whatever it started ends with this process, which is the first of its namespace.
+fn perform(name: &'static str, limit: Duration, case: Case) -> ExitCode {
+    // A thread, as what hangs may well be a program that is waited for.
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        println!("{name}: not within {limit:?}");
+        exit(1);
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    match runtime.block_on(case()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

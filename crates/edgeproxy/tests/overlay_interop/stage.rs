@@ -1,0 +1,156 @@
+//! Where a case plays: a user namespace, and in it a network, mounts and processes that are the case's alone.
+//!
+//! The way there is one of several processes: root first becomes nobody; then the namespaces are entered; then the
+//! first process of the new process namespace runs the case, and with it ends everything that it started.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, exit};
+use std::{env, fs, io};
+
+use edgeproxy_overlay::{UserNamespaceError, enter_user_namespace};
+use rustix::fs::{CWD, FileType, Mode, makedev};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::{Signal, geteuid, set_parent_process_death_signal};
+use rustix::thread::{
+    CapabilitySet, UnshareFlags, capabilities, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, unshare_unsafe,
+};
+
+use crate::wireguard;
+
+/// The exit code of a case that cannot be tried here.
+pub(crate) const SKIPPED: i32 = 77;
+
+const CASE: &str = "EDGEPROXY_TEST_CASE";
+/// Came from root, and became nobody.
+const DRESSED: &str = "EDGEPROXY_TEST_DRESSED";
+/// Is in all the namespaces.
+const INSIDE: &str = "EDGEPROXY_TEST_INSIDE";
+const NOBODY: u32 = 65_534;
+/// Where the binary under test is, for nobody, who may not enter the folder it was built in.
+const BINARY: &str = "edgeproxy-under-test";
+
+/// The case this process is for, unless it is the one that starts them all.
+pub(crate) fn case() -> Option<String> {
+    env::var(CASE).ok()
+}
+
+/// Runs a case by this command, and waits for it.
+pub(crate) fn start(case: &str, mut command: Command) -> io::Result<ExitStatus> {
+    command.env(CASE, case).status()
+}
+
+/// The binary under test.
+pub(crate) fn binary() -> PathBuf {
+    match env::var_os(DRESSED) {
+        Some(_) => run_folder().join(BINARY),
+        None => PathBuf::from(env!("CARGO_BIN_EXE_edgeproxy")),
+    }
+}
+
+/// Takes this process where the case plays, or ends it once another has played it there.
+pub(crate) fn enter() {
+    if env::var_os(INSIDE).is_some() {
+        die_with_parent();
+        wireguard::run("ip", &["link", "set", "lo", "up"]);
+        return;
+    }
+    if geteuid().is_root() {
+        undress();
+    }
+    die_with_parent();
+    match enter_user_namespace() {
+        Ok(()) => {}
+        // Root has given us the device.
+        Err(UserNamespaceError::Tun(error)) if env::var_os(DRESSED).is_some() => panic!("{error}"),
+        Err(error) => skip(&error.to_string()),
+    }
+    if let Err(error) = unshare(UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWPID) {
+        skip(&format!("no namespaces for mounts, network and processes ({error}): a security policy refuses them"));
+    }
+    if env::var_os(DRESSED).is_none() {
+        own_run_folder();
+    }
+    keep_capabilities();
+    let mut command = Command::new("/proc/self/exe");
+    // Folders of the case are gone with it, however it ends.
+    command.env(INSIDE, "1").env("TMPDIR", run_folder());
+    // Where `ip` is, which is not for everybody's path.
+    command.env("PATH", format!("{}:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default()));
+    let ended = command.status().unwrap();
+    exit(ended.code().unwrap_or(1));
+}
+
+/// Becomes nobody, who has nothing, with a device and a folder of its own.
+fn undress() -> ! {
+    if let Err(error) = unshare(UnshareFlags::NEWNS) {
+        skip(&format!("even root may have no mount namespace here ({error})"));
+    }
+    own_run_folder();
+    let path = run_folder().join(BINARY);
+    fs::write(&path, "").unwrap();
+    mount_bind(env!("CARGO_BIN_EXE_edgeproxy"), &path).unwrap();
+
+    fs::create_dir_all("/dev/net").unwrap();
+    mount("tmpfs", "/dev/net", "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::set_permissions("/dev/net", fs::Permissions::from_mode(0o755)).unwrap();
+    let device = Path::new("/dev/net/tun");
+    let made = rustix::fs::mknodat(CWD, device, FileType::CharacterDevice, Mode::empty(), makedev(10, 200));
+    if let Err(error) = made {
+        skip(&format!("even root may make no device here ({error}): run it as a user for whom there is {device:?}"));
+    }
+    fs::set_permissions(device, fs::Permissions::from_mode(0o666)).unwrap();
+
+    for capability in CapabilitySet::all().iter() {
+        // Newer ones than this kernel's are refused.
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    let error = Command::new("/proc/self/exe").env(DRESSED, "1").uid(NOBODY).gid(NOBODY).exec();
+    panic!("cannot become nobody: {error}");
+}
+
+/// Nothing of what happens in the folder of sockets is seen outside.
+fn own_run_folder() {
+    let mounted = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .and_then(|()| mount("tmpfs", run_folder(), "tmpfs", MountFlags::empty(), None));
+    if let Err(error) = mounted {
+        skip(&format!("a mount namespace is to be had, but no mounts in it ({error}): a security policy refuses them"));
+    }
+    fs::set_permissions(run_folder(), fs::Permissions::from_mode(0o1777)).unwrap();
+}
+
+/// `/run` on most systems.
+fn run_folder() -> PathBuf {
+    fs::canonicalize("/var/run").unwrap()
+}
+
+/// All that may be done in the namespaces may be done by the programs that are started there as well. The user stays
+/// the same inside, who without this would lose it at each start of a program.
+fn keep_capabilities() {
+    let mut sets = capabilities(None).unwrap();
+    sets.inheritable = sets.permitted;
+    set_capabilities(None, sets).unwrap();
+    for capability in sets.permitted.iter() {
+        configure_capability_in_ambient_set(capability, true).unwrap();
+    }
+}
+
+fn die_with_parent() {
+    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+}
+
+fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
+    // SAFETY: no descriptor table is unshared.
+    #[allow(unsafe_code, reason = "unsafe only for another of its flags")]
+    unsafe {
+        unshare_unsafe(flags)
+    }
+}
+
+/// Ends the case: it cannot be tried here.
+pub(crate) fn skip(reason: &str) -> ! {
+    println!("skipped: {reason}");
+    exit(SKIPPED);
+}
