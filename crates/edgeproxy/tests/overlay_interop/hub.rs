@@ -6,11 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use edgeproxy_world::{Client, LONG, within};
+use edgeproxy_world::{Backend, Behaviour, Client, LONG, within};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::traffic::losses;
-use crate::tunnel::{MIB, OUR_PORT, THEIR_ADDRESS, THEIR_PORT, ping, shown, site, start, transfer, until};
+use crate::tunnel::{
+    MIB, OUR_ADDRESS, OUR_PORT, Plan, THEIR_ADDRESS, THEIR_PORT, Tunnel, ping, shown, site, start, transfer, until,
+};
 use crate::wireguard::{Keys, WireGuardGo, run};
 
 const HUB: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 1);
@@ -96,6 +98,29 @@ pub(crate) async fn a_hub_passes_packets_on() -> io::Result<()> {
     here.stop();
     there.stop();
     Ok(())
+}
+
+/// A service of our network is offered on our address inside, to whoever is in the overlay.
+pub(crate) async fn a_service_is_published() -> io::Result<()> {
+    let service = Backend::start("service", Behaviour::HandOver)?;
+    let published = SocketAddr::new(OUR_ADDRESS.into(), 5432);
+    let toml = format!(
+        "[[publish]]\nlisten = \"{published}\"\ntarget = \"localhost:{}\"\n\
+         [[publish]]\nlisten = \"127.0.0.1:5432\"\ntarget = \"{}\"\n",
+        service.address().port(),
+        service.address()
+    );
+    let endpoint = format!("127.0.0.1:{OUR_PORT}");
+    let tunnel = Tunnel::start(Plan { toml: &toml, their_peer: &["endpoint", &endpoint], ..Plan::default() }).await?;
+    let client = within("a connection to the service", LONG, tokio::net::TcpStream::connect(published)).await?;
+    let client = Client::try_from(client)?;
+    let server = service.next().await?;
+    let took = transfer(client, server, 10 * MIB, Duration::from_secs(60)).await?;
+    println!("10 MiB each way with the service in {took:?}");
+    // Nothing is offered where others than those in the overlay could reach it.
+    assert!(TcpStream::connect(("127.0.0.1", 5432)).is_err());
+    assert!(tunnel.pop.log.holds("not published: no address of ours inside"), "{}", tunnel.pop.log.tail());
+    tunnel.stop().await
 }
 
 fn asynchronous(stream: TcpStream) -> io::Result<Client> {

@@ -24,7 +24,7 @@ const SLOW: &str = "EDGEPROXY_SLOW_TESTS";
 type Case = fn() -> Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
 /// The name, the seconds it may take, and what is done.
-const CASES: [(&str, u64, Case); 10] = [
+const CASES: [(&str, u64, Case); 11] = [
     ("we_initiate", 120, || Box::pin(traffic::we_initiate())),
     ("they_initiate_by_keepalive", 60, || Box::pin(handshakes::they_initiate_by_keepalive())),
     ("they_initiate_by_a_packet", 60, || Box::pin(handshakes::they_initiate_by_a_packet())),
@@ -32,6 +32,7 @@ const CASES: [(&str, u64, Case); 10] = [
     ("keepalives_are_sent_without_traffic", 60, || Box::pin(handshakes::keepalives_are_sent_without_traffic())),
     ("a_transfer_outlives_roaming", 120, || Box::pin(traffic::a_transfer_outlives_roaming())),
     ("a_hub_passes_packets_on", 120, || Box::pin(hub::a_hub_passes_packets_on())),
+    ("a_service_is_published", 60, || Box::pin(hub::a_service_is_published())),
     ("direct_backends_outlive_a_failing_overlay", 60, || Box::pin(failing::direct_backends_outlive_it())),
     ("a_region_finds_its_file", 60, || Box::pin(failing::a_region_finds_its_file())),
     ("a_rekey_is_not_noticed", 200, || Box::pin(traffic::a_rekey_is_not_noticed())),
