@@ -7,26 +7,34 @@
 mod admin_request;
 mod backend_row;
 mod config;
+mod datagram;
 mod http_status;
 mod import;
 mod mmdb;
+mod packet;
 mod proxy_header;
 mod route_sequence;
+mod uapi;
+mod wg_quick;
 
 pub use admin_request::admin_request;
 pub use backend_row::backend_row;
 pub use config::config;
+pub use datagram::datagram;
 pub use http_status::http_status;
 pub use import::import;
 pub use mmdb::mmdb;
+pub use packet::packet;
 pub use proxy_header::proxy_header;
 pub use route_sequence::route_sequence;
+pub use uapi::uapi;
+pub use wg_quick::wg_quick;
 
 /// A target: the name of its corpus, and what runs an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 12] = [
     ("proxy_header", proxy_header),
     ("http_status", http_status),
     ("mmdb", mmdb),
@@ -35,6 +43,10 @@ pub const TARGETS: [Target; 8] = [
     ("import", import),
     ("admin_request", admin_request),
     ("route_sequence", route_sequence),
+    ("uapi", uapi),
+    ("wg_quick", wg_quick),
+    ("datagram", datagram),
+    ("packet", packet),
 ];
 
 /// What goes to a terminal or a log line must be one line: bytes from outside are quoted in it.

@@ -45,6 +45,14 @@ const DICTIONARY: &[&[u8]] = &[
     b"\r\n",
     b",",
     b"=",
+    b"get=1\n\n",
+    b"set=1\n",
+    b"public_key=0101010101010101010101010101010101010101010101010101010101010101\n",
+    b"allowed_ip=-",
+    b"[Peer]\n",
+    b"AllowedIPs = ",
+    b"\x45\0\0\x1c",
+    b"\x60\0\0\0",
     b"\xff\xff\xff\xff",
 ];
 
@@ -86,6 +94,26 @@ fn admin_request() {
 #[test]
 fn route_sequence() {
     replay("route_sequence");
+}
+
+#[test]
+fn uapi() {
+    replay("uapi");
+}
+
+#[test]
+fn wg_quick() {
+    replay("wg_quick");
+}
+
+#[test]
+fn datagram() {
+    replay("datagram");
+}
+
+#[test]
+fn packet() {
+    replay("packet");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A WireGuard device: its threads, and how it is steered from outside.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use edgeproxy_tunnel::{GateSettings, Handshakes, Owners, PrivateKey, PublicKey};
 use parking_lot::Mutex;
 
+use crate::change::{ChangeError, DeviceChange, PeerChange};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::mailbox::Mailbox;
@@ -66,9 +68,27 @@ impl Shared {
 /// A running device. It ends when dropped.
 pub struct Device {
     shared: Arc<Shared>,
+    /// Held while something is changed that concerns all peers: such changes come one after the other.
+    steering: Mutex<Steering>,
+    bearings: Mutex<Bearings>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What is needed in order to change a device as a whole.
+struct Steering {
+    /// The port that was asked for, 0 for any.
+    asked: u16,
+    /// One for each worker and, last, that of the handshakes.
+    sockets: Vec<Arc<Udp>>,
+}
+
+/// What is told of a device as a whole. Locked for a moment only.
+#[derive(Clone)]
+struct Bearings {
+    private: Option<PrivateKey>,
     public: PublicKey,
     port: u16,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    mark: u32,
 }
 
 impl Device {
@@ -81,7 +101,8 @@ impl Device {
         let count = u32::try_from(queues.len()).unwrap_or(Owners::MOST).clamp(1, Owners::MOST);
         let mut random = OsRandom::new();
         let owners = Owners::new(count, random.number());
-        let (port, mut sockets) = Udp::bind_all(port, count)?;
+        let asked = port;
+        let (port, sockets) = bind_all(asked, count)?;
         let shared = Arc::new(Shared {
             clock: Clock::start(),
             mtu,
@@ -94,10 +115,15 @@ impl Device {
             workers: (0..count).map(|_| Mailbox::new()).collect::<io::Result<_>>()?,
             reception: Mailbox::new()?,
         });
-        let device = Self { shared: Arc::clone(&shared), public: private.public(), port, threads: Mutex::default() };
+        let device = Self {
+            shared: Arc::clone(&shared),
+            steering: Mutex::new(Steering { asked, sockets: sockets.clone() }),
+            bearings: Mutex::new(Bearings { private: Some(private.clone()), public: private.public(), port, mark: 0 }),
+            threads: Mutex::default(),
+        };
         let handshakes = Handshakes::new(private, gate, owners, random);
-        if let Some(udp) = sockets.pop() {
-            let reception = Reception::new(Arc::clone(&shared), handshakes, udp);
+        if let Some(udp) = sockets.last() {
+            let reception = Reception::new(Arc::clone(&shared), handshakes, Arc::clone(udp));
             let ended = Arc::clone(&shared);
             device.spawn("wg-handshakes".to_owned(), move || reception.run(), move || ended.reception.close())?;
         }
@@ -132,20 +158,134 @@ impl Device {
         Ok(())
     }
 
-    /// What others know us by.
+    /// What others know us by; without a key, what they knew us by last.
     pub fn public(&self) -> PublicKey {
-        self.public
+        self.bearings.lock().public
+    }
+
+    /// Our private key, unless it was taken away.
+    pub fn private(&self) -> Option<PrivateKey> {
+        self.bearings.lock().private.clone()
     }
 
     /// The UDP port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.bearings.lock().port
     }
 
-    /// Registers a peer, or changes what is said of one.
+    /// The mark of our datagrams; 0: none.
+    pub fn mark(&self) -> u32 {
+        self.bearings.lock().mark
+    }
+
+    /// Registers a peer, or changes what is said of one. One with our own key is none.
     pub fn set_peer(&self, settings: PeerSettings) {
-        let remote = self.shared.registry.set(settings);
-        self.shared.post(remote.owner, worker::Letter::Changed(remote));
+        let _steering = self.steering.lock();
+        self.change_peer(settings.into());
+    }
+
+    /// Changes what is named, all of it or, on an error, nothing.
+    ///
+    /// # Errors
+    /// The port cannot be had, or the mark not be set.
+    pub fn apply(&self, change: DeviceChange) -> Result<(), ChangeError> {
+        let DeviceChange { private, port, mark, replace_peers, peers } = change;
+        let mut steering = self.steering.lock();
+        self.move_to(&mut steering, port, mark)?;
+        if let Some(private) = private {
+            self.set_private(private);
+        }
+        // Whoever was removed and not yet forgotten by all threads.
+        let mut leaving = HashSet::new();
+        if replace_peers {
+            leaving.extend(self.shared.registry.all().iter().filter_map(|remote| self.revoke(&remote.public)));
+        }
+        for peer in peers {
+            if peer.remove {
+                leaving.extend(self.revoke(&peer.public));
+                continue;
+            }
+            // It has to begin anew.
+            if leaving.contains(&peer.public) {
+                self.wait_for_all();
+                leaving.clear();
+            }
+            self.change_peer(peer);
+        }
+        if !leaving.is_empty() {
+            self.wait_for_all();
+        }
+        Ok(())
+    }
+
+    /// `steering` has to be held, lest our own key becomes that of a peer meanwhile.
+    fn change_peer(&self, change: PeerChange) {
+        if change.public == self.public() {
+            return tracing::warn!(peer = %change.public, "a peer with our own key is ignored");
+        }
+        if let Some(remote) = self.shared.registry.change(change) {
+            self.shared.post(remote.owner, worker::Letter::Changed(remote));
+        }
+    }
+
+    /// Takes other sockets, or marks those we have.
+    fn move_to(&self, steering: &mut Steering, port: Option<u16>, mark: Option<u32>) -> Result<(), ChangeError> {
+        let (here, marked) = {
+            let bearings = self.bearings.lock();
+            (bearings.port, bearings.mark)
+        };
+        let mark = mark.unwrap_or(marked);
+        let moved = port.filter(|port| *port != here && *port != steering.asked);
+        let taken = moved.map(|asked| {
+            let count = u32::try_from(self.shared.workers.len()).unwrap_or(Owners::MOST);
+            bind_all(asked, count)
+                .map(|(port, sockets)| (asked, port, sockets))
+                .map_err(|e| ChangeError::Port(asked, e))
+        });
+        let taken = taken.transpose()?;
+        let sockets = taken.as_ref().map_or(&steering.sockets, |(_, _, sockets)| sockets);
+        // A new socket has none.
+        if mark != if taken.is_some() { 0 } else { marked } {
+            sockets.iter().try_for_each(|udp| udp.set_mark(mark)).map_err(|error| ChangeError::Mark(mark, error))?;
+        }
+        self.bearings.lock().mark = mark;
+        if let Some((asked, port, sockets)) = taken {
+            tracing::info!(port, before = here, "listening on another UDP port");
+            self.bearings.lock().port = port;
+            *steering = Steering { asked, sockets };
+            let mut sockets = steering.sockets.iter().map(Arc::clone);
+            for (mailbox, udp) in self.shared.workers.iter().zip(&mut sockets) {
+                mailbox.post(worker::Letter::Socket(udp));
+            }
+            if let Some(udp) = sockets.next() {
+                self.shared.reception.post(reception::Letter::Socket(udp));
+            }
+            self.wait_for_all();
+        }
+        Ok(())
+    }
+
+    /// All sessions end. Once this returns nothing is sent or taken in one of them.
+    fn set_private(&self, private: Option<PrivateKey>) {
+        if private == self.private() {
+            return;
+        }
+        if let Some(own) = &private
+            && self.remove_peer(&own.public())
+        {
+            tracing::warn!(peer = %own.public(), "the peer whose key is now our own is removed");
+        }
+        tracing::info!(public = ?private.as_ref().map(PrivateKey::public), "our own key is changed, all sessions end");
+        {
+            let mut bearings = self.bearings.lock();
+            bearings.public = private.as_ref().map_or(bearings.public, PrivateKey::public);
+            bearings.private.clone_from(&private);
+        }
+        self.shared.reception.post(reception::Letter::Identity(private));
+        // First it tells the workers; then they forget; then what one sealed for another has left.
+        for _ in 0..3 {
+            self.wait_for_all();
+        }
     }
 
     /// A peer is found there now.
@@ -163,11 +303,19 @@ impl Device {
 
     /// Removes a peer. Once this returns, nothing is taken from it and nothing sent to it. Returns whether it was there.
     pub fn remove_peer(&self, public: &PublicKey) -> bool {
-        let Some(remote) = self.shared.registry.remove(public) else { return false };
+        let removed = self.revoke(public).is_some();
+        if removed {
+            self.wait_for_all();
+        }
+        removed
+    }
+
+    /// Takes a peer out, and has the threads forget it. Returns it if it was there.
+    fn revoke(&self, public: &PublicKey) -> Option<PublicKey> {
+        let remote = self.shared.registry.remove(public)?;
         self.shared.reception.post(reception::Letter::Forget(*public));
         self.shared.post(remote.owner, worker::Letter::Revoked(remote));
-        self.wait_for_all();
-        true
+        Some(*public)
     }
 
     /// Waits until every thread has read the letters it has now.
@@ -189,8 +337,13 @@ impl Device {
 
     /// All registered peers.
     pub fn peers(&self) -> Vec<PeerStatus> {
+        self.each_peer().collect()
+    }
+
+    /// All registered peers, one after the other.
+    pub(crate) fn each_peer(&self) -> impl Iterator<Item = PeerStatus> {
         let now = self.shared.clock.now();
-        self.shared.registry.all().iter().map(|remote| remote.status(now)).collect()
+        self.shared.registry.all().into_iter().map(move |remote| remote.status(now))
     }
 
     /// How many peers are registered.
@@ -215,6 +368,11 @@ impl Drop for Device {
             let _ = thread.join();
         }
     }
+}
+
+fn bind_all(port: u16, workers: u32) -> io::Result<(u16, Vec<Arc<Udp>>)> {
+    let (port, sockets) = Udp::bind_all(port, workers)?;
+    Ok((port, sockets.into_iter().map(Arc::new).collect()))
 }
 
 /// The wheel's resolution bounds how long a thread sleeps.

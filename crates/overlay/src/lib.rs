@@ -1,5 +1,6 @@
 //! The address space inside WireGuard, carried over UDP by threads of our own.
 
+mod change;
 mod clock;
 mod counters;
 mod device;
@@ -19,10 +20,12 @@ mod registry;
 mod sockets;
 mod tenants;
 mod tun;
+pub mod uapi;
 mod udp;
 mod wg_quick;
 mod worker;
 
+pub use change::{AllowedIp, ChangeError, DeviceChange, PeerChange};
 pub use counters::{Counters, Loss};
 pub use device::{Device, DeviceSettings};
 pub use enclave::{Enclave, EnclaveError};

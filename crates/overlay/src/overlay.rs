@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::registry::PeerSettings;
 use crate::sockets::Sockets;
 use crate::tenants::Tenants;
 use crate::tun::{Queue, Tun, TunError};
+use crate::uapi::{self, Uapi};
 use crate::wg_quick::{Host, PeerConfig, WgQuick};
 
 /// Bytes of the longest packet where nobody says otherwise: what fits an Ethernet frame with both headers of IPv6.
@@ -131,6 +133,8 @@ pub struct Overlay {
     pub addresses: Vec<IpNet>,
     /// Looks after endpoints that are names.
     _names: Names,
+    /// Answers the `wg` tool.
+    _uapi: Option<Uapi>,
 }
 
 impl Overlay {
@@ -182,7 +186,11 @@ impl Overlay {
             }
         }
         let names = Names::start(&device, names)?;
-        Ok(Self { device, sockets, way, interface: name, addresses, _names: names })
+        // An ordinary user may not write there; all else works.
+        let uapi = Uapi::start(&device, Path::new(uapi::DIRECTORY), &name)
+            .inspect_err(|error| tracing::info!(%error, "`wg show` and `wg set` will not work on this overlay"))
+            .ok();
+        Ok(Self { device, sockets, way, interface: name, addresses, _names: names, _uapi: uapi })
     }
 
     /// Whether an address is our own inside it.

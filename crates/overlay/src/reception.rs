@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
-use edgeproxy_tunnel::{Dropped, Handshakes, Outcome, PublicKey, Tai64N};
+use edgeproxy_tunnel::{Dropped, Handshakes, Outcome, PrivateKey, PublicKey, Random, Tai64N};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -23,6 +23,10 @@ pub(crate) enum Letter {
     Release(Vec<u32>),
     /// The peer sleeps, or was removed.
     Forget(PublicKey),
+    /// We are somebody else now, or nobody.
+    Identity(Option<PrivateKey>),
+    /// This is its socket now.
+    Socket(Arc<Udp>),
     /// A datagram that came to a worker's socket.
     Stray(Vec<u8>, std::net::SocketAddr),
     /// Say that all letters before this one were read.
@@ -34,21 +38,27 @@ pub(crate) enum Letter {
 pub(crate) struct Reception {
     shared: Arc<Shared>,
     handshakes: Handshakes<OsRandom>,
-    udp: Udp,
+    /// Without a key of our own nobody is spoken to.
+    silent: bool,
+    udp: Arc<Udp>,
+    /// Whether the socket is waited on.
+    watched: bool,
 }
 
 impl Reception {
-    pub(crate) fn new(shared: Arc<Shared>, handshakes: Handshakes<OsRandom>, udp: Udp) -> Self {
-        Self { shared, handshakes, udp }
+    pub(crate) fn new(shared: Arc<Shared>, handshakes: Handshakes<OsRandom>, udp: Arc<Udp>) -> Self {
+        Self { shared, handshakes, silent: false, udp, watched: false }
     }
 
     pub(crate) fn run(mut self) -> io::Result<()> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for (number, socket) in [(0, &self.shared.reception as &dyn std::os::fd::AsFd), (1, &self.udp)] {
-            epoll::add(&epoll, socket, EventData::new_u64(number), EventFlags::IN)?;
-        }
+        epoll::add(&epoll, &self.shared.reception, EventData::new_u64(0), EventFlags::IN)?;
         let (mut inbox, mut events) = (Inbox::new(), Vec::with_capacity(4));
         loop {
+            if !self.watched {
+                epoll::add(&epoll, &*self.udp, EventData::new_u64(1), EventFlags::IN)?;
+                self.watched = true;
+            }
             match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => events.clear(),
                 Err(error) => return Err(error.into()),
@@ -80,6 +90,8 @@ impl Reception {
             Letter::Initiate(remote) => self.initiate(&remote),
             Letter::Release(indices) => indices.into_iter().for_each(|index| self.handshakes.release(index)),
             Letter::Forget(public) => self.handshakes.forget(&public),
+            Letter::Identity(private) => self.take_identity(private),
+            Letter::Socket(udp) => (self.udp, self.watched) = (udp, false),
             Letter::Stray(datagram, from) => self.handle(&datagram, from),
             // Whoever asked may have stopped waiting.
             Letter::Barrier(reply) => _ = reply.send(()),
@@ -88,7 +100,21 @@ impl Reception {
         true
     }
 
+    fn take_identity(&mut self, private: Option<PrivateKey>) {
+        self.silent = private.is_none();
+        // In place of none there is one that nobody knows: nothing of the old one stays.
+        self.handshakes.set_identity(private.unwrap_or_else(|| PrivateKey::from_bytes(OsRandom::new().bytes())));
+        // Behind all sessions agreed on under the old key, and before those of the new one.
+        for mailbox in &self.shared.workers {
+            mailbox.post(worker::Letter::Rekeyed);
+        }
+    }
+
     fn initiate(&mut self, remote: &Arc<Remote>) {
+        // It may have been removed since its worker asked.
+        if self.silent || !self.shared.registry.has(remote) {
+            return;
+        }
         let Some(endpoint) = remote.outlet.endpoint() else { return };
         let now = self.shared.clock.now();
         let wall = Tai64N::of(SystemTime::now());
@@ -103,6 +129,9 @@ impl Reception {
     }
 
     fn handle(&mut self, datagram: &[u8], from: std::net::SocketAddr) {
+        if self.silent {
+            return;
+        }
         let shared = &self.shared;
         let now = shared.clock.now();
         let lookup = |public: &PublicKey| shared.registry.get(public).map(|remote| remote.introduction());
@@ -118,6 +147,7 @@ impl Reception {
             self.handshakes.forget(&peer);
             return self.handshakes.release(keys.local);
         };
+        remote.note_received(datagram.len() as u64);
         if let Some(timestamp) = timestamp {
             remote.terms.lock().greatest = timestamp;
         }

@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgeproxy_tunnel::{Introduction, Keyed, Moment, Outlet, Owners, Prefix, PresharedKey, PublicKey, Routes, Tai64N};
 use parking_lot::{Mutex, RwLock};
+
+use crate::change::{AllowedIp, PeerChange};
 
 /// What an operator says of a peer.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct PeerStatus {
     pub settings: PeerSettings,
     /// When its last handshake was complete, counted back from now.
     pub last_handshake: Option<Duration>,
+    /// The same by the wall clock as it stood then.
+    pub last_handshake_at: Option<SystemTime>,
     /// Bytes of datagrams from it.
     pub received: u64,
     /// Bytes of datagrams to it.
@@ -48,6 +52,8 @@ pub(crate) struct Remote {
     received: AtomicU64,
     /// When its last handshake was complete; `u64::MAX` for never.
     handshake: AtomicU64,
+    /// The same in milliseconds since 1970, which stay the same when somebody sets the clock.
+    handshake_wall: AtomicU64,
 }
 
 /// What may change of a registered peer.
@@ -65,6 +71,8 @@ impl Remote {
     }
 
     pub(crate) fn note_handshake(&self, at: Moment) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.handshake_wall.store(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), Relaxed);
         self.handshake.store(at.as_millis(), Relaxed);
     }
 
@@ -85,6 +93,8 @@ impl Remote {
                 allowed_ips: terms.prefixes.clone(),
             },
             last_handshake: handshake.map(|at| now.since(at)),
+            last_handshake_at: handshake
+                .and_then(|_| UNIX_EPOCH.checked_add(Duration::from_millis(self.handshake_wall.load(Relaxed)))),
             received: self.received.load(Relaxed),
             sent: self.outlet.bytes(),
         }
@@ -130,10 +140,59 @@ impl Registry {
         self.routes.read().lookup(address).is_some_and(|owner| Arc::ptr_eq(owner, remote))
     }
 
-    /// Registers a peer, or changes what is said of one.
-    pub(crate) fn set(&self, settings: PeerSettings) -> Arc<Remote> {
-        let PeerSettings { public, preshared, endpoint, keepalive, allowed_ips } = settings;
-        let remote = Arc::clone(self.peers.write().entry(public).or_insert_with(|| {
+    /// Registers a peer, or changes what is named of one. `None`: it was to be changed only if it is there, and is not.
+    pub(crate) fn change(&self, change: PeerChange) -> Option<Arc<Remote>> {
+        // Held throughout: whoever changes or removes the same peer comes before or after, and no lookup sees the middle.
+        let mut routes = self.routes.write();
+        let remote = match change.update_only {
+            true => self.get(&change.public)?,
+            false => self.get_or_register(change.public),
+        };
+        // Unless the operator says otherwise, the peer stays where it was last heard.
+        if change.endpoint.is_some() {
+            remote.outlet.set_endpoint(change.endpoint);
+        }
+        let mut prefixes = {
+            let mut terms = remote.terms.lock();
+            if let Some(preshared) = change.preshared {
+                terms.preshared = preshared;
+            }
+            if let Some(keepalive) = change.keepalive {
+                terms.keepalive = keepalive;
+            }
+            terms.prefixes.clone()
+        };
+        if change.replace_allowed_ips {
+            for prefix in prefixes.drain(..) {
+                routes.remove(prefix);
+            }
+        }
+        for allowed in change.allowed_ips {
+            match allowed {
+                AllowedIp::Added(prefix) => match routes.insert(prefix, Arc::clone(&remote)) {
+                    Some(before) if Arc::ptr_eq(&before, &remote) => {}
+                    before => {
+                        prefixes.push(prefix);
+                        if let Some(loser) = before {
+                            loser.terms.lock().prefixes.retain(|kept| *kept != prefix);
+                        }
+                    }
+                },
+                AllowedIp::Removed(prefix) => {
+                    if routes.get(prefix).is_some_and(|owner| Arc::ptr_eq(owner, &remote)) {
+                        routes.remove(prefix);
+                        prefixes.retain(|kept| *kept != prefix);
+                    }
+                }
+            }
+        }
+        remote.terms.lock().prefixes = prefixes;
+        Some(remote)
+    }
+
+    fn get_or_register(&self, public: PublicKey) -> Arc<Remote> {
+        let mut peers = self.peers.write();
+        let remote = peers.entry(public).or_insert_with(|| {
             Arc::new(Remote {
                 public,
                 owner: self.owners.of_peer(&public),
@@ -146,40 +205,25 @@ impl Registry {
                 }),
                 received: AtomicU64::new(0),
                 handshake: AtomicU64::new(u64::MAX),
+                handshake_wall: AtomicU64::new(0),
             })
-        }));
-        if endpoint.is_some() {
-            remote.outlet.set_endpoint(endpoint);
-        }
-        let before = {
-            let mut terms = remote.terms.lock();
-            terms.preshared = preshared;
-            terms.keepalive = keepalive;
-            std::mem::replace(&mut terms.prefixes, allowed_ips.clone())
-        };
-        let mut routes = self.routes.write();
-        for prefix in before.into_iter().filter(|prefix| !allowed_ips.contains(prefix)) {
-            if routes.get(prefix).is_some_and(|owner| Arc::ptr_eq(owner, &remote)) {
-                routes.remove(prefix);
-            }
-        }
-        for prefix in allowed_ips {
-            if let Some(loser) = routes.insert(prefix, Arc::clone(&remote))
-                && !Arc::ptr_eq(&loser, &remote)
-            {
-                loser.terms.lock().prefixes.retain(|kept| *kept != prefix);
-            }
-        }
-        remote
+        });
+        Arc::clone(remote)
     }
 
     /// Takes a peer out. Its sessions are for its owner to end.
     pub(crate) fn remove(&self, public: &PublicKey) -> Option<Arc<Remote>> {
-        let remote = self.peers.write().remove(public)?;
+        // As above: a change that is under way must not give a route to a peer that is gone.
         let mut routes = self.routes.write();
+        let remote = self.peers.write().remove(public)?;
         for prefix in std::mem::take(&mut remote.terms.lock().prefixes) {
             routes.remove(prefix);
         }
         Some(remote)
+    }
+
+    /// Whether this very peer is registered still.
+    pub(crate) fn has(&self, remote: &Arc<Remote>) -> bool {
+        self.peers.read().get(&remote.public).is_some_and(|known| Arc::ptr_eq(known, remote))
     }
 }

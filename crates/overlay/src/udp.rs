@@ -62,6 +62,11 @@ impl Udp {
         Ok((port, sockets))
     }
 
+    /// What routing may tell its datagrams by; 0: nothing.
+    pub(crate) fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.socket.set_mark(mark)
+    }
+
     fn bind(port: u16) -> io::Result<Self> {
         // A machine without IPv6 has no such sockets.
         let (socket, six) = match Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)) {

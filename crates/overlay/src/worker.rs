@@ -46,6 +46,10 @@ pub(crate) enum Letter {
     Changed(Arc<Remote>),
     /// One of its peers was removed.
     Revoked(Arc<Remote>),
+    /// Our own key was changed: sessions agreed on before are void.
+    Rekeyed,
+    /// This is its socket now.
+    Socket(Arc<Udp>),
     /// A datagram that came to another socket.
     Stray(Vec<u8>, SocketAddr),
     /// Say that all letters before this one were read.
@@ -57,7 +61,9 @@ pub(crate) enum Letter {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     number: u32,
-    udp: Udp,
+    udp: Arc<Udp>,
+    /// Whether the socket is waited on.
+    watched: bool,
     queue: Queue,
     peers: Slab<Awake>,
     by_key: HashMap<PublicKey, usize>,
@@ -82,12 +88,13 @@ struct Awake {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, number: u32, udp: Udp, queue: Queue) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, number: u32, udp: Arc<Udp>, queue: Queue) -> Self {
         let now = shared.clock.now();
         Self {
             shared,
             number,
             udp,
+            watched: false,
             queue,
             peers: Slab::new(),
             by_key: HashMap::new(),
@@ -106,12 +113,16 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let shared = Arc::clone(&self.shared);
         let Some(mailbox) = shared.workers.get(self.number as usize) else { return Ok(()) };
-        for (number, source) in [(0, mailbox as &dyn AsFd), (1, &self.udp), (2, &self.queue)] {
+        for (number, source) in [(0, mailbox as &dyn AsFd), (2, &self.queue)] {
             epoll::add(&epoll, source, EventData::new_u64(number), EventFlags::IN)?;
         }
         let (mut inbox, mut packet) = (Inbox::new(), vec![0; LARGEST]);
         let (mut events, mut due) = (Vec::with_capacity(4), Vec::new());
         loop {
+            if !self.watched {
+                epoll::add(&epoll, &*self.udp, EventData::new_u64(1), EventFlags::IN)?;
+                self.watched = true;
+            }
             let until = self.wheel.first().map(|at| at.since(self.shared.clock.now()).min(LONGEST_SLEEP));
             let timeout = until.and_then(|until| Timespec::try_from(until).ok());
             events.clear();
@@ -156,6 +167,8 @@ impl Worker {
                     }
                 }
                 Letter::Revoked(remote) => self.revoke(&remote),
+                Letter::Rekeyed => self.rekey(),
+                Letter::Socket(udp) => (self.udp, self.watched) = (udp, false),
                 Letter::Stray(mut datagram, from) => {
                     let (stride, mut inward) = (datagram.len().max(1), Vec::new());
                     self.open(Run { from, bytes: &mut datagram, stride }, &mut inward);
@@ -266,7 +279,7 @@ impl Worker {
                 Ok(Way::Inward(packet)) => inward.push(packet),
                 Ok(Way::Onward(other, packet)) => {
                     let copy = |room: &mut [u8]| room.copy_from_slice(packet);
-                    let sent = outbox.add(&other, packet.len(), shared.mtu, (udp, *now), &mut flushed, copy);
+                    let sent = outbox.add(&other, packet.len(), shared.mtu, (&**udp, *now), &mut flushed, copy);
                     if sent == Sent::NoSession {
                         waiting.push((other, packet.to_vec()));
                     }
@@ -331,7 +344,7 @@ impl Worker {
             let (mut flushed, mut waiting) = (Flushed::default(), Vec::new());
             for segment in split.segments() {
                 let write = |room: &mut [u8]| _ = segment.write_to(room);
-                let below = (&self.udp, self.now);
+                let below = (&*self.udp, self.now);
                 let length = segment.length();
                 if self.outbox.add(&remote, length, self.shared.mtu, below, &mut flushed, write) == Sent::NoSession {
                     let mut packet = vec![0; length];
@@ -367,7 +380,7 @@ impl Worker {
 
     fn seal(&mut self, remote: &Arc<Remote>, packet: &[u8]) -> Sent {
         let mut flushed = Flushed::default();
-        let below = (&self.udp, self.now);
+        let below = (&*self.udp, self.now);
         let copy = |room: &mut [u8]| room.copy_from_slice(packet);
         let sent = self.outbox.add(remote, packet.len(), self.shared.mtu, below, &mut flushed, copy);
         self.settle(flushed);
@@ -413,6 +426,14 @@ impl Worker {
         }
     }
 
+    fn rekey(&mut self) {
+        let awake: Vec<usize> = self.peers.iter().map(|(slot, _)| slot).collect();
+        for slot in awake {
+            let (now, random) = (self.now, self.random());
+            self.at(slot, |peer| peer.handle_rekeyed(now, random));
+        }
+    }
+
     /// Works on a peer, which is woken for it.
     fn with(&mut self, remote: &Arc<Remote>, work: impl FnOnce(&mut Peer, Moment)) {
         let now = self.now;
@@ -426,8 +447,9 @@ impl Worker {
         if let Some(slot) = self.by_key.get(&remote.public) {
             return Some(*slot);
         }
-        let known = self.shared.registry.get(&remote.public);
-        known.filter(|known| Arc::ptr_eq(known, remote))?;
+        if !self.shared.registry.has(remote) {
+            return None;
+        }
         let keepalive = remote.terms.lock().keepalive;
         let peer = Peer::new(Arc::clone(&remote.outlet), keepalive, self.now);
         let slot = self.peers.insert(Awake { remote: Arc::clone(remote), peer, visit: None });

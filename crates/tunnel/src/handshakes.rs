@@ -189,6 +189,17 @@ impl<R: Random> Handshakes<R> {
         self.identity.public()
     }
 
+    /// From now on we are somebody else: handshakes that are half done are over, and what was agreed on with peers is
+    /// agreed on anew. Indices of sessions stay taken until they are [released](Self::release).
+    pub fn set_identity(&mut self, private: PrivateKey) {
+        self.identity = Identity::new(private);
+        self.mint = CookieMint::new(&self.identity.public());
+        let half_done = self.known.drain().filter_map(|(_, known)| known.initiated);
+        for initiated in half_done {
+            self.indices.remove(&initiated.local());
+        }
+    }
+
     /// Takes a datagram that is no transport message.
     pub fn handle_datagram(
         &mut self,

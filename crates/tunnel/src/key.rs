@@ -70,6 +70,11 @@ impl PrivateKey {
         Zeroizing::new(Base64::encode_string(&*self.bytes))
     }
 
+    /// The key itself, clamped, for other text forms.
+    pub fn bytes(&self) -> &[u8; KEY] {
+        &self.bytes
+    }
+
     /// What only the owners of the two private keys know.
     ///
     /// # Errors
@@ -84,6 +89,14 @@ impl PrivateKey {
         })
     }
 }
+
+impl PartialEq for PrivateKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes.ct_eq(&*other.bytes).into()
+    }
+}
+
+impl Eq for PrivateKey {}
 
 impl Clone for PrivateKey {
     fn clone(&self) -> Self {
@@ -107,7 +120,8 @@ impl PresharedKey {
         !bool::from(self.0.ct_eq(&[0; KEY]))
     }
 
-    pub(crate) fn bytes(&self) -> &[u8; KEY] {
+    /// The key itself, for other text forms.
+    pub fn bytes(&self) -> &[u8; KEY] {
         &self.0
     }
 }

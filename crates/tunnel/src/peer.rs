@@ -170,6 +170,15 @@ impl Peer {
         }
     }
 
+    /// Our own key was changed: its sessions end at once. What was begun, and whoever is to hear from us, begins anew.
+    pub fn handle_rekeyed(&mut self, now: Moment, random: u32) {
+        self.erase();
+        let begun = self.attempt.take().is_some();
+        if begun || self.keepalive.is_some() || !self.staged.is_empty() {
+            self.initiate(now, random);
+        }
+    }
+
     /// A handshake has given a session.
     pub fn handle_established(&mut self, keys: SessionKeys, from: SocketAddr, now: Moment) {
         let role = keys.role;
@@ -368,7 +377,7 @@ impl Peer {
         self.outlet.unanswered.clear();
     }
 
-    /// Ends all of its sessions at once: it was revoked, or our own key was changed.
+    /// Ends all of its sessions at once: it was revoked, or they grew old.
     pub fn erase(&mut self) {
         self.outlet.set_session(None);
         for slot in [Slot::Current, Slot::Next, Slot::Previous] {

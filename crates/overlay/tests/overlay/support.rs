@@ -1,6 +1,7 @@
 //! A device whose interface is the ends of pairs of sockets, one for each worker: the test has the others.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ const WORKERS: usize = 3;
 const HEADER: usize = 10;
 
 pub(crate) struct Host {
-    pub(crate) device: Device,
+    pub(crate) device: Arc<Device>,
     above: Vec<OwnedFd>,
     /// The queue that takes the next packet.
     next: AtomicUsize,
@@ -46,7 +47,7 @@ impl Host {
             gate: GateSettings::default(),
         };
         let device = Device::start(settings, below.into_iter().map(Queue::from).collect()).unwrap();
-        Self { device, above, next: AtomicUsize::new(0), ip }
+        Self { device: Arc::new(device), above, next: AtomicUsize::new(0), ip }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
