@@ -3,13 +3,14 @@
 #   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root
 #   make test    everything CI checks; installs the packages below, builds cargo-deny, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
+#   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
 PACKAGES := sqlite3 openssl procps iproute2 iputils-ping wireguard-go wireguard-tools
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-route release packages docs clean
+.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-overlay bench-route release packages docs clean
 
 demo: release
 	target/release/edgeproxy demo
@@ -63,6 +64,9 @@ deny:
 
 bench: release
 	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- run --edgeproxy target/release/edgeproxy
+
+bench-overlay: release
+	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- overlay --edgeproxy target/release/edgeproxy
 
 bench-route:
 	$(CARGO) bench --locked -p edgeproxy-route

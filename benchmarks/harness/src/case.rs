@@ -4,17 +4,19 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure};
 use crate::load::{Patience, bulk::Direction};
 
-/// Order of the tables; a case that is not named here comes after these.
-const ORDER: [&str; 5] = ["short", "pingpong", "bulk", "bulk-upload", "idle"];
+/// Order of the tables of `run`; a case that is not named here comes after these.
+pub(crate) const ORDER: [&str; 5] = ["short", "pingpong", "bulk", "bulk-upload", "idle"];
 
+/// `L` is the load: proxies and tunnels are put to different work, and their results have the same form.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Case {
+pub(crate) struct Case<L> {
     /// Name of the folder.
     #[serde(skip_deserializing)]
     pub(crate) name: String,
@@ -24,9 +26,9 @@ pub(crate) struct Case {
     pub(crate) what: String,
     /// The metric that ratios and the chart are made of.
     pub(crate) primary: String,
-    pub(crate) load: Load,
+    pub(crate) load: L,
     /// The load of `--quick`.
-    pub(crate) quick: Load,
+    pub(crate) quick: L,
     #[serde(rename = "column")]
     pub(crate) columns: Vec<Column>,
     #[serde(rename = "goal", default)]
@@ -119,8 +121,12 @@ impl Idle {
     }
 }
 
-/// Reads every case of the folder, or those of `wanted`; a wanted case that is not there is an error.
-pub(crate) fn read_all(folder: &Path, wanted: &[String]) -> Result<Vec<Case>, Failure> {
+/// Reads every case of the folder in `order`, or those of `wanted`; a wanted case that is not there is an error.
+pub(crate) fn read_all<L: DeserializeOwned>(
+    folder: &Path,
+    order: &[&str],
+    wanted: &[String],
+) -> Result<Vec<Case<L>>, Failure> {
     let mut cases = Vec::new();
     for entry in fs::read_dir(folder).context(format!("cannot list {}", folder.display()))?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -132,14 +138,14 @@ pub(crate) fn read_all(folder: &Path, wanted: &[String]) -> Result<Vec<Case>, Fa
     if let Some(missing) = wanted.iter().find(|name| cases.iter().all(|case| case.name != **name)) {
         return Err(Failure::new(format!("no case named {missing} in {}", folder.display())));
     }
-    let place = |case: &Case| ORDER.iter().position(|name| *name == case.name).unwrap_or(ORDER.len());
+    let place = |case: &Case<L>| order.iter().position(|name| *name == case.name).unwrap_or(order.len());
     cases.sort_by_key(|case| (place(case), case.name.clone()));
     Ok(cases)
 }
 
-fn read(file: &Path, name: String) -> Result<Case, Failure> {
+fn read<L: DeserializeOwned>(file: &Path, name: String) -> Result<Case<L>, Failure> {
     let text = fs::read_to_string(file).context(format!("cannot read {}", file.display()))?;
-    let mut case: Case = toml::from_str(&text).context(file.display())?;
+    let mut case: Case<L> = toml::from_str(&text).context(file.display())?;
     case.name = name;
     Ok(case)
 }
@@ -162,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_case_parses_and_its_primary_metric_is_a_column() {
-        let cases = read_all(&folder(), &[]).unwrap();
+        let cases = read_all::<Load>(&folder(), &ORDER, &[]).unwrap();
         let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         assert_eq!(names, ORDER);
         for case in cases {
@@ -174,6 +180,6 @@ mod tests {
 
     #[test]
     fn an_unknown_case_is_refused() {
-        assert!(read_all(&folder(), &["short".to_owned(), "nonsense".to_owned()]).is_err());
+        assert!(read_all::<Load>(&folder(), &ORDER, &["short".to_owned(), "nonsense".to_owned()]).is_err());
     }
 }

@@ -6,7 +6,7 @@ use crate::summary::{CaseSummary, Row, Summary};
 use crate::table::figure;
 
 /// The base does the same work as the others: it passes half closes on. The next ones stand in when it was left out.
-const BASES: [&str; 3] = ["nginx-half-close", "nginx", "haproxy"];
+const BASES: [&str; 4] = ["nginx-half-close", "nginx", "haproxy", "wireguard-go"];
 
 const WIDTH: f64 = 860.0;
 const MARGIN: f64 = 28.0;
@@ -35,7 +35,7 @@ pub(crate) fn draw(summary: &Summary) -> Option<String> {
     }
     let height = HEAD + panels.iter().map(Panel::height).sum::<f64>() + 24.0;
     let mut svg = Svg::new(height);
-    svg.text(MARGIN, 34.0, "start", 19, INK, "bold", "What one operation costs the proxy");
+    svg.text(MARGIN, 34.0, "start", 19, INK, "bold", summary.subject.chart);
     let note =
         format!("{}, {}, medians of {} rounds; shorter is better", summary.machine, summary.date, summary.rounds);
     svg.text(MARGIN, 54.0, "start", 12, QUIET, "normal", &note);

@@ -120,6 +120,12 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
     found
 }
 
+/// CPU of all children of this process that have ended and been waited for, theirs included; from ticks.
+pub(crate) fn waited_for() -> Duration {
+    let ticks = read("/proc/self/stat").as_deref().and_then(waited_ticks).unwrap_or(0);
+    Duration::from_nanos(ticks * tick_nanos())
+}
+
 fn tick_nanos() -> u64 {
     1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)
 }
@@ -155,6 +161,13 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
+/// `cutime` and `cstime` together.
+fn waited_ticks(stat: &str) -> Option<u64> {
+    let mut fields = fields(stat)?.skip(13);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
+}
+
 fn parse_machine(stat: &str) -> Option<MachineCpu> {
     let line = stat.lines().find(|line| line.starts_with("cpu "))?;
     let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
@@ -169,12 +182,13 @@ fn parse_machine(stat: &str) -> Option<MachineCpu> {
 mod tests {
     use super::*;
 
-    const STAT: &str = "42 (a ) (b) S 7 42 42 0 -1 4194560 1 0 0 0 13 29 0 0 20 0 1 0 100 1 1";
+    const STAT: &str = "42 (a ) (b) S 7 42 42 0 -1 4194560 1 0 0 0 13 29 5 6 20 0 1 0 100 1 1";
 
     #[test]
     fn a_command_with_brackets_does_not_shift_the_fields() {
         assert_eq!(parent_of_living(STAT), Some(7));
         assert_eq!(ticks(STAT), Some((13, 29)));
+        assert_eq!(waited_ticks(STAT), Some(11));
     }
 
     #[test]

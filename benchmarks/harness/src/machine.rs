@@ -3,7 +3,6 @@
 use std::fs;
 
 use crate::namespace;
-use crate::peer::Peer;
 use crate::site::Site;
 
 pub(crate) struct Machine {
@@ -13,6 +12,13 @@ pub(crate) struct Machine {
     memory_gb: f64,
     virtualised: bool,
     load_before: String,
+}
+
+/// A peer, for readers.
+pub(crate) struct Described {
+    pub(crate) label: String,
+    pub(crate) version: String,
+    pub(crate) command: String,
 }
 
 impl Machine {
@@ -43,7 +49,7 @@ impl Machine {
     }
 
     /// `machine.md`: the machine, its settings, and how each peer was built and started.
-    pub(crate) fn to_markdown(&self, site: &Site, peers: &[Peer]) -> String {
+    pub(crate) fn to_markdown(&self, site: &Site, peers: &[Described], closing: &str) -> String {
         let mut text = format!(
             "# Machine\n\n- CPU: {}, {} cores{}\n- kernel: Linux {}\n- memory: {:.0} GiB\n\
              - load average before the run: {}\n- descriptor limit: {}\n\n## Settings inside the namespace\n\n",
@@ -60,13 +66,9 @@ impl Machine {
         }
         text.push_str("\n## Peers\n\n");
         for peer in peers {
-            let version = peer.version(site).unwrap_or_else(|| "no process".to_owned());
-            text.push_str(&format!("- {}: {version}; `{}`\n", peer.label, peer.command_line()));
+            text.push_str(&format!("- {}: {}; `{}`\n", peer.label, peer.version, peer.command));
         }
-        text.push_str(
-            "\nTemplates of their configuration are in `benchmarks/peers/`. CPU is the scheduler's run time of all threads \
-             of a peer (`/proc/PID/task/*/schedstat`), machine CPU is user, system, irq and softirq of `/proc/stat`.\n",
-        );
+        text.push_str(&format!("\n{closing}\n"));
         text
     }
 }

@@ -1,4 +1,5 @@
-//! Side by side benchmarks of edgeproxy, nginx stream and HAProxy, in a network namespace of their own.
+//! Side by side benchmarks in a network namespace of their own: edgeproxy, nginx stream and HAProxy as proxies, and
+//! edgeproxy's overlay beside other WireGuards.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the tables and failures of a command line program")]
 
 mod backend;
@@ -13,11 +14,13 @@ mod measurement;
 mod memory;
 mod meter;
 mod namespace;
+mod overlay;
 mod package;
 mod peer;
 mod poll;
 mod progress;
 mod run_folder;
+mod schedule;
 mod session;
 mod site;
 mod socket;
@@ -28,20 +31,29 @@ mod turn;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::case::Load;
 use crate::failure::{Context, Failure};
-use crate::machine::Machine;
+use crate::machine::{Described, Machine};
 use crate::peer::Peer;
 use crate::run_folder::{RunFolder, today};
+use crate::schedule::Schedule;
 use crate::session::Session;
 use crate::site::Site;
-use crate::summary::{CaseSummary, Summary};
+use crate::summary::{CaseSummary, Entrant, Subject, Summary};
 use crate::turn::Turn;
+
+const SUBJECT: Subject = Subject { title: "Benchmark", method: "", chart: "What one operation costs the proxy" };
+
+/// What `machine.md` says below the peers.
+const CLOSING: &str = "Templates of their configuration are in `benchmarks/peers/`. CPU is the scheduler's run time of \
+                       all threads of a peer (`/proc/PID/task/*/schedstat`), machine CPU is user, system, irq and \
+                       softirq of `/proc/stat`.";
 
 #[derive(Parser)]
 #[command(about, version)]
@@ -56,6 +68,8 @@ enum Command {
     Run(Run),
     /// Check what each peer does with half closes, resets, slow readers and large streams.
     Correctness(Correctness),
+    /// Measure the overlay beside other WireGuards: CPU, throughput, a hub, latency.
+    Overlay(Overlay),
     /// Serve as the backend of the other commands.
     #[command(hide = true)]
     Backend {
@@ -111,6 +125,16 @@ struct Run {
 }
 
 #[derive(Args)]
+struct Overlay {
+    /// Folder of the programs that are fetched or built for comparison [default: edgeproxy-benchmarks in the user's
+    /// cache folder].
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Args)]
 struct Correctness {
     #[command(flatten)]
     common: Common,
@@ -129,18 +153,31 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Backend { listen } => backend::serve(listen).map(|()| ExitCode::SUCCESS),
-        Command::Run(run) => in_namespace(&run.common, |site| measure(&run, site)),
-        Command::Correctness(correctness) => in_namespace(&correctness.common, |site| check(&correctness.common, site)),
+        Command::Run(run) => in_namespace(&run.common, || provide_peers(&run.common), |site| measure(&run, site)),
+        Command::Correctness(Correctness { common }) => {
+            in_namespace(&common, || provide_peers(&common), |site| check(&common, site))
+        }
+        Command::Overlay(Overlay { cache, run }) => {
+            let cache = cache.unwrap_or_else(overlay::default_cache);
+            let prepare = || {
+                if run.common.no_install {
+                    return Ok(());
+                }
+                overlay::prepare(&run.common.root, &run.common.peers, &cache)
+            };
+            in_namespace(&run.common, prepare, |site| measure_overlay(&run, &cache, site))
+        }
     }
 }
 
-/// Outside: packages, which need a network, then this program again inside. Inside: the work.
-fn in_namespace(common: &Common, work: impl FnOnce(&Site) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
+/// Outside: what needs a network, then this program again inside. Inside: the work.
+fn in_namespace(
+    common: &Common,
+    prepare: impl FnOnce() -> Result<(), Failure>,
+    work: impl FnOnce(&Site) -> Result<(), Failure>,
+) -> Result<ExitCode, Failure> {
     if !namespace::is_inside() {
-        let peers = peer::read_all(&common.root.join("peers"), &common.peers)?;
-        if !common.no_install {
-            package::provide(&peers)?;
-        }
+        prepare()?;
         return namespace::enter();
     }
     namespace::configure()?;
@@ -151,40 +188,68 @@ fn in_namespace(common: &Common, work: impl FnOnce(&Site) -> Result<(), Failure>
     Ok(ExitCode::SUCCESS)
 }
 
+fn provide_peers(common: &Common) -> Result<(), Failure> {
+    let peers = peer::read_all(&common.root.join("peers"), &common.peers)?;
+    if common.no_install {
+        return Ok(());
+    }
+    package::provide(peers.iter().flat_map(|peer| peer.packages.iter().map(String::as_str)))
+}
+
 fn measure(run: &Run, site: &Site) -> Result<(), Failure> {
     let machine = Machine::read(site.cores);
-    let cases = case::read_all(&site.root.join("cases"), &run.case)?;
+    let cases = case::read_all::<Load>(&site.root.join("cases"), &case::ORDER, &run.case)?;
     let (peers, left_out) = present_peers(&run.common, site)?;
+    let session = Session { site, peers: &peers, schedule: schedule(run, site) };
+    let samples = session.run(&cases)?;
+    let entrants: Vec<Entrant> = peers.iter().map(Entrant::from).collect();
+    let summary = Summary {
+        subject: &SUBJECT,
+        date: today(),
+        machine: machine.title(),
+        rounds: session.schedule.rounds,
+        quick: session.schedule.quick,
+        cases: cases.iter().map(|case| CaseSummary::of(case, &entrants, &samples)).collect(),
+        left_out,
+        versions: BTreeMap::new(),
+    };
+    let described: Vec<Described> = peers.iter().map(|peer| describe(peer, site)).collect();
+    let folder = folder(&run.common, site, &summary.date, &machine.tag())?;
+    folder.write_session(&samples, &summary, &machine.to_markdown(site, &described, CLOSING))?;
+    let markdown = summary.to_markdown();
+    print_result(&run.common, &summary, &markdown, &folder)
+}
+
+fn measure_overlay(run: &Run, cache: &Path, site: &Site) -> Result<(), Failure> {
+    let machine = Machine::read(site.cores);
+    let schedule = schedule(run, site);
+    let (samples, summary, described) = overlay::run(site, &run.common.peers, &run.case, cache, &machine, schedule)?;
+    let folder = folder(&run.common, site, &summary.date, &format!("{}-overlay", machine.tag()))?;
+    folder.write_session(&samples, &summary, &described)?;
+    print_result(&run.common, &summary, &summary.to_markdown(), &folder)
+}
+
+fn schedule(run: &Run, site: &Site) -> Schedule {
     let quick = run.common.quick;
-    let rounds = if quick { 1 } else { run.rounds };
-    let session = Session {
-        site,
-        peers: &peers,
-        rounds,
+    Schedule {
+        rounds: if quick { 1 } else { run.rounds },
         quick,
         quiet_wait: Duration::from_secs(if quick { 0 } else { run.quiet_wait }),
         repeats: if quick { 0 } else { run.repeats },
-    };
-    let samples = session.run(&cases)?;
-    let summary = Summary {
-        date: today(),
-        machine: machine.title(),
-        rounds,
-        quick,
-        cases: cases.iter().map(|case| CaseSummary::of(case, &peers, &samples)).collect(),
-        left_out,
-    };
-    let folder = folder(&run.common, site, &summary.date, &machine)?;
-    folder.write_session(&samples, &summary, &machine.to_markdown(site, &peers))?;
-    let markdown = summary.to_markdown();
-    print_result(&run.common, &summary, &markdown, &folder)
+        cores: site.cores,
+    }
+}
+
+fn describe(peer: &Peer, site: &Site) -> Described {
+    let version = peer.version(site).unwrap_or_else(|| "no process".to_owned());
+    Described { label: peer.label.clone(), version, command: peer.command_line() }
 }
 
 fn check(common: &Common, site: &Site) -> Result<(), Failure> {
     let machine = Machine::read(site.cores);
     let (peers, left_out) = present_peers(common, site)?;
     let report = correctness::check(site, &peers, common.quick, left_out)?;
-    let folder = folder(common, site, &today(), &machine)?;
+    let folder = folder(common, site, &today(), &machine.tag())?;
     let markdown = report.to_markdown();
     folder.write("correctness.md", &markdown)?;
     print_result(common, &report, &markdown, &folder)
@@ -210,12 +275,12 @@ fn present_peers(common: &Common, site: &Site) -> Result<(Vec<Peer>, LeftOut), F
     Ok((peers, left_out))
 }
 
-fn folder(common: &Common, site: &Site, date: &str, machine: &Machine) -> Result<RunFolder, Failure> {
+fn folder(common: &Common, site: &Site, date: &str, machine: &str) -> Result<RunFolder, Failure> {
     match &common.out {
         Some(path) => RunFolder::at(path.clone()),
         // Figures that mean nothing do not belong among the runs.
         None if common.quick => RunFolder::at(std::env::temp_dir().join("edgeproxy-benchmarks-quick")),
-        None => RunFolder::make(&site.root.join("runs"), date, &machine.tag()),
+        None => RunFolder::make(&site.root.join("runs"), date, machine),
     }
 }
 

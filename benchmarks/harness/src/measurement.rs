@@ -34,7 +34,7 @@ pub(crate) type Metrics = BTreeMap<&'static str, f64>;
 
 /// Probes the peer behind `meter` and puts it under `load`.
 pub(crate) fn measure(load: &Load, meter: &mut Meter, sample: &mut Sample) -> Result<(), Failure> {
-    probe(meter.target())?;
+    probe(meter.target(), PROBE)?;
     match load {
         Load::Short(plan) => measure_short(plan, meter, sample),
         Load::Pingpong(plan) => measure_pingpong(plan, meter, sample),
@@ -122,7 +122,7 @@ fn measure_idle(plan: &Idle, meter: &Meter, sample: &mut Sample) -> Result<(), F
 }
 
 /// Times and rates of a load that counts operations.
-fn per_operation(sample: &mut Sample, tally: &Tally) {
+pub(crate) fn per_operation(sample: &mut Sample, tally: &Tally) {
     let mut latencies = tally.latencies.clone();
     latencies.sort_unstable();
     for (metric, percent) in [("p50_us", 50), ("p99_us", 99)] {
@@ -139,6 +139,17 @@ fn per_operation(sample: &mut Sample, tally: &Tally) {
 }
 
 impl Sample {
+    pub(crate) fn empty(case: &str, round: u32, peer: &str) -> Self {
+        Self {
+            case: case.to_owned(),
+            round,
+            peer: peer.to_owned(),
+            metrics: Metrics::new(),
+            errors: BTreeMap::new(),
+            clock: None,
+        }
+    }
+
     /// Errors of the warm-up and of disturbed attempts count like any others.
     pub(crate) fn count_errors(&mut self, errors: &BTreeMap<String, u64>) {
         for (kind, count) in errors {
@@ -147,20 +158,20 @@ impl Sample {
     }
 
     /// Adds `name` as `total` divided by `by`, where there is a total.
-    fn per(&mut self, total: &str, name: &'static str, by: f64) {
+    pub(crate) fn per(&mut self, total: &str, name: &'static str, by: f64) {
         if let Some(total) = self.metrics.get(total) {
             self.metrics.insert(name, total / by);
         }
     }
 }
 
-/// Makes sure that a fresh peer relays, before anything is measured.
-fn probe(target: SocketAddrV4) -> Result<(), Failure> {
+/// Makes sure that a fresh peer relays, before anything is measured, and waits for that at most this long.
+pub(crate) fn probe(target: SocketAddrV4, longest: Duration) -> Result<(), Failure> {
     let plan = held::Plan {
         target,
         connections: PROBE_CONNECTIONS,
         bytes: 16,
-        patience: Patience { operation: Duration::from_secs(1), whole: PROBE },
+        patience: Patience { operation: Duration::from_secs(1), whole: longest },
     };
     let began = Instant::now();
     loop {
@@ -169,7 +180,7 @@ fn probe(target: SocketAddrV4) -> Result<(), Failure> {
         if tally.error_count() == 0 {
             return Ok(());
         }
-        if began.elapsed() > PROBE {
+        if began.elapsed() > longest {
             return Err(Failure::new(format!("does not relay: {:?}", tally.errors)));
         }
         std::thread::sleep(PROBE_PAUSE);

@@ -36,6 +36,12 @@ impl AddAssign for UserMemory {
     }
 }
 
+/// Bytes of a process that are in memory, program and all.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    kilobytes(&text, "VmRSS:")
+}
+
 /// Bytes of kernel slab of the whole machine.
 pub(crate) fn slab() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();

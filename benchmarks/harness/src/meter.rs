@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::cpu::{MachineCpu, TreeCpu};
 use crate::load::Tally;
-use crate::measurement::Sample;
+use crate::measurement::{Metrics, Sample};
 use crate::peer::Running;
 
 /// Between the end of a load and the reading: late work is charged to who did it.
-const LATE: Duration = Duration::from_millis(200);
+pub(crate) const LATE: Duration = Duration::from_millis(200);
 
 /// Reads the CPU of everyone before and after a load.
 pub(crate) struct Meter<'a> {
@@ -73,15 +73,26 @@ impl<'a> Meter<'a> {
         // The load's own tree holds the proxy and the backend, which are its children.
         let load = after.load.since(&before.load).nanos.saturating_sub(known + backend);
         known += backend + load;
-        let machine = after.machine.busy_since(&before.machine).as_nanos() as f64;
-        let window = after.at.duration_since(before.at).as_nanos() as f64 * self.cores as f64;
         metrics.insert("backend_ns", backend as f64);
         metrics.insert("load_ns", load as f64);
-        metrics.insert("machine_ns", machine);
-        metrics.insert("other_percent", 100.0 * (machine - known as f64) / window);
-        let stolen = after.machine.stolen_since(&before.machine).as_nanos() as f64;
-        metrics.insert("stolen_percent", 100.0 * stolen / window);
+        let window = after.at.duration_since(before.at) * u32::try_from(self.cores).unwrap_or(1);
+        share_of_machine(metrics, &before.machine, &after.machine, window, known);
         metrics.insert("elapsed_s", tally.elapsed.as_secs_f64());
         metrics.insert("operations", tally.operations as f64);
     }
+}
+
+/// What all work took of the machine in a `window` of core time, and how much of it was not the run's own (`known`).
+pub(crate) fn share_of_machine(
+    metrics: &mut Metrics,
+    before: &MachineCpu,
+    after: &MachineCpu,
+    window: Duration,
+    known: u64,
+) {
+    let machine = after.busy_since(before).as_nanos() as f64;
+    let window = window.as_nanos() as f64;
+    metrics.insert("machine_ns", machine);
+    metrics.insert("other_percent", 100.0 * (machine - known as f64) / window);
+    metrics.insert("stolen_percent", 100.0 * after.stolen_since(before).as_nanos() as f64 / window);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::failure::{Context, Failure};
-use crate::peer::{Peer, find_program};
+use crate::peer::find_program;
 
 /// Debian asks this program before it starts a service; 101 says no.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -17,9 +17,8 @@ const TOOLS: [(&str, &str); 4] =
     [("sqlite3", "sqlite3"), ("ip", "iproute2"), ("unshare", "util-linux"), ("setpriv", "util-linux")];
 
 /// Installs what is missing. Without root or apt that is an error which names the packages.
-pub(crate) fn provide(peers: &[Peer]) -> Result<(), Failure> {
+pub(crate) fn provide<'a>(packages: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
     let tools = TOOLS.iter().filter(|(tool, _)| find_program(tool).is_none()).map(|&(_, package)| package);
-    let packages = peers.iter().flat_map(|peer| peer.packages.iter().map(String::as_str));
     let mut missing: Vec<&str> = tools.chain(packages.filter(|package| !is_installed(package))).collect();
     missing.sort_unstable();
     missing.dedup();

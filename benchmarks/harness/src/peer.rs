@@ -216,9 +216,9 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.is_file())
 }
 
-/// Read from the kernel's table, so that no probe connection reaches the peer.
+/// Read from the kernel's table, so that no probe connection reaches the peer. A thread may have a namespace of its own.
 pub(crate) fn is_listening(at: SocketAddrV4) -> bool {
-    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap_or_default();
     lists(&table, at)
 }
 

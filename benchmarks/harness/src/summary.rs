@@ -8,12 +8,37 @@ use crate::case::{Case, Column, Goal};
 use crate::cpu::Clock;
 use crate::measurement::Sample;
 use crate::peer::{Group, Peer};
-use crate::session::NOISY_PERCENT;
+use crate::schedule::NOISY_PERCENT;
 use crate::statistics::{median, ratio, spread_percent};
 use crate::table::{Table, figure};
 
+/// What the tables must know of a peer.
+pub(crate) struct Entrant {
+    pub(crate) name: String,
+    pub(crate) label: String,
+    pub(crate) group: Group,
+    /// Others are compared with this one.
+    pub(crate) reference: bool,
+}
+
+impl From<&Peer> for Entrant {
+    fn from(peer: &Peer) -> Self {
+        Self { name: peer.name.clone(), label: peer.label.clone(), group: peer.group, reference: peer.reference }
+    }
+}
+
+/// The words of one kind of run, above its tables and its chart.
+pub(crate) struct Subject {
+    pub(crate) title: &'static str,
+    /// How the figures were had, in a sentence or two; empty where the README says it all.
+    pub(crate) method: &'static str,
+    pub(crate) chart: &'static str,
+}
+
 #[derive(Serialize)]
 pub(crate) struct Summary {
+    #[serde(skip)]
+    pub(crate) subject: &'static Subject,
     pub(crate) date: String,
     pub(crate) machine: String,
     pub(crate) rounds: u32,
@@ -21,6 +46,9 @@ pub(crate) struct Summary {
     pub(crate) cases: Vec<CaseSummary>,
     /// Peers that could not be measured, and why.
     pub(crate) left_out: BTreeMap<String, String>,
+    /// Of every peer, for tables that stand without `machine.md`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) versions: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
@@ -72,10 +100,10 @@ pub(crate) enum Verdict {
 }
 
 impl CaseSummary {
-    pub(crate) fn of(case: &Case, peers: &[Peer], samples: &[Sample]) -> Self {
+    pub(crate) fn of<L>(case: &Case<L>, peers: &[Entrant], samples: &[Sample]) -> Self {
         let samples: Vec<&Sample> = samples.iter().filter(|sample| sample.case == case.name).collect();
-        let references: Vec<&Peer> = peers.iter().filter(|peer| peer.reference).collect();
-        let row = |peer: &Peer| row(case, peer, &references, &samples);
+        let references: Vec<&Entrant> = peers.iter().filter(|peer| peer.reference).collect();
+        let row = |peer: &Entrant| row(case, peer, &references, &samples);
         let goals = case.goals.iter().map(|goal| {
             let of = series(&samples, &goal.peer, &goal.metric);
             let ratio = ratio(&of, &series(&samples, &goal.reference, &goal.metric));
@@ -98,7 +126,7 @@ impl CaseSummary {
     }
 }
 
-fn row(case: &Case, peer: &Peer, references: &[&Peer], samples: &[&Sample]) -> Row {
+fn row<L>(case: &Case<L>, peer: &Entrant, references: &[&Entrant], samples: &[&Sample]) -> Row {
     let own: Vec<&&Sample> = samples.iter().filter(|sample| sample.peer == peer.name).collect();
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let mut errors: BTreeMap<String, u64> = BTreeMap::new();
@@ -111,7 +139,7 @@ fn row(case: &Case, peer: &Peer, references: &[&Peer], samples: &[&Sample]) -> R
         }
     }
     let primary = series(samples, &peer.name, &case.primary);
-    let to = |reference: &&&Peer| {
+    let to = |reference: &&&Entrant| {
         let base = series(samples, &reference.name, &case.primary);
         Some((reference.name.clone(), ratio(&primary, &base)?))
     };
@@ -148,7 +176,10 @@ fn judge(goal: &Goal, ratio: Option<f64>) -> Verdict {
 impl Summary {
     /// The tables of every case, and what was left out.
     pub(crate) fn to_markdown(&self) -> String {
-        let mut text = format!("# Benchmark of {} on {}\n\n", self.date, self.machine);
+        let mut text = format!("# {} of {} on {}\n\n", self.subject.title, self.date, self.machine);
+        if !self.subject.method.is_empty() {
+            text.push_str(&format!("{}\n\n", self.subject.method));
+        }
         text.push_str(&format!(
             "Medians of {} round{}; ratios are medians of the ratios of each round. Lower is better, except for rates.\n",
             self.rounds,
@@ -160,6 +191,12 @@ impl Summary {
         for case in &self.cases {
             text.push('\n');
             text.push_str(&case.to_markdown());
+        }
+        if !self.versions.is_empty() {
+            text.push_str("\n## Versions\n\n");
+            for (peer, version) in &self.versions {
+                text.push_str(&format!("- {peer}: {version}\n"));
+            }
         }
         if !self.left_out.is_empty() {
             text.push_str("\n## Not measured\n\n");

@@ -33,7 +33,7 @@ pub(crate) fn start(
                 addresses = ?overlay.addresses,
                 public_key = %overlay.device.public(),
                 port = overlay.device.port(),
-                peers = overlay.device.peers().len(),
+                peers = overlay.device.peer_count(),
                 "overlay up"
             );
             Some(Arc::new(overlay))

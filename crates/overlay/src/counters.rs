@@ -20,6 +20,10 @@ pub enum Loss {
     ForeignSource,
     /// There is no peer with that address.
     NoRoute,
+    /// Nobody knows yet where the peer is.
+    NoEndpoint,
+    /// Another worker did not keep up.
+    Overtaxed,
     /// It was for another tenant.
     OtherTenant,
     /// A packet that would have gone back to where it came from.
@@ -34,7 +38,7 @@ pub enum Loss {
 
 impl Loss {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Handshake(Dropped::Malformed),
         Self::Handshake(Dropped::NoMac),
         Self::Handshake(Dropped::Forged),
@@ -53,6 +57,8 @@ impl Loss {
         Self::MalformedPacket,
         Self::ForeignSource,
         Self::NoRoute,
+        Self::NoEndpoint,
+        Self::Overtaxed,
         Self::OtherTenant,
         Self::Loop,
         Self::Expired,
@@ -81,6 +87,8 @@ impl Loss {
             Self::MalformedPacket => "malformed_packet",
             Self::ForeignSource => "foreign_source",
             Self::NoRoute => "no_route",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Overtaxed => "overtaxed",
             Self::OtherTenant => "other_tenant",
             Self::Loop => "loop",
             Self::Expired => "hops_expired",

@@ -6,6 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
+/// Letters that may wait beside others: a thread that does not keep up must not fill memory with packets.
+const MOST_OFFERED: usize = 4096;
+
 /// The letters of one thread.
 pub(crate) struct Mailbox<T> {
     /// `None` once the thread has ended.
@@ -17,6 +20,15 @@ impl<T> Mailbox<T> {
     pub(crate) fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { letters: Mutex::new(Some(Vec::new())), bell })
+    }
+
+    /// Leaves a letter that strangers or peers had us write, unless too many wait. Returns whether it was left.
+    pub(crate) fn offer(&self, letter: impl FnOnce() -> T) -> bool {
+        let has_room = self.letters.lock().as_ref().is_some_and(|letters| letters.len() < MOST_OFFERED);
+        if has_room {
+            self.post(letter());
+        }
+        has_room
     }
 
     /// Leaves a letter. One for a thread that has ended is dropped.

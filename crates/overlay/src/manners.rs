@@ -35,6 +35,7 @@ impl Manners {
         let mut answer = vec![0; ICMPV6_LONGEST];
         let length = notice(what, packet, *from, &mut answer).unwrap_or(0);
         answer.truncate(length);
+        self.left -= u32::from(length > 0);
         answer
     }
 
@@ -43,7 +44,6 @@ impl Manners {
         if second != self.second {
             *self = Self { left: PER_SECOND, second };
         }
-        self.left = self.left.saturating_sub(1);
         self.left > 0
     }
 }

@@ -31,9 +31,11 @@ impl Names {
         let (stop, stopped) = channel();
         let device = Arc::downgrade(device);
         std::thread::Builder::new().name("wg-names".to_owned()).spawn(move || {
+            // Bytes sent to each when it was last looked at.
+            let mut sent = vec![0; peers.len()];
             while let Some(device) = device.upgrade() {
-                for (peer, name, port) in &peers {
-                    look_up(&device, peer, name, *port);
+                for ((peer, name, port), sent) in peers.iter().zip(&mut sent) {
+                    look_up(&device, peer, name, *port, sent);
                 }
                 drop(device);
                 if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
@@ -45,11 +47,13 @@ impl Names {
     }
 }
 
-/// Looks a name up if the peer is not known to be where it was.
-fn look_up(device: &Device, peer: &PublicKey, name: &str, port: u16) {
+/// Looks a name up if nobody knows where the peer is, or if it is spoken to and does not answer.
+fn look_up(device: &Device, peer: &PublicKey, name: &str, port: u16, sent: &mut u64) {
     let Some(status) = device.peer(peer) else { return };
     let here = status.settings.endpoint;
-    if here.is_some() && status.last_handshake.is_some_and(|since| since < SILENT) {
+    let spoken_to = std::mem::replace(sent, status.sent) != status.sent;
+    let answers = status.last_handshake.is_some_and(|since| since < SILENT);
+    if here.is_some() && (answers || !spoken_to) {
         return;
     }
     let found: io::Result<Vec<SocketAddr>> = (name, port).to_socket_addrs().map(Iterator::collect);

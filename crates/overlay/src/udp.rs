@@ -52,7 +52,7 @@ impl Udp {
         let mut port = port;
         let mut sockets = Vec::new();
         for _ in 0..=workers {
-            let socket = Self::bind(port)?;
+            let socket = Self::bind(port, !sockets.is_empty())?;
             port = socket.socket.local_addr()?.as_socket().map_or(port, |address| address.port());
             sockets.push(socket);
         }
@@ -67,7 +67,7 @@ impl Udp {
         self.socket.set_mark(mark)
     }
 
-    fn bind(port: u16) -> io::Result<Self> {
+    fn bind(port: u16, shared: bool) -> io::Result<Self> {
         // A machine without IPv6 has no such sockets.
         let (socket, six) = match Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)) {
             Ok(socket) => (socket, true),
@@ -77,8 +77,13 @@ impl Udp {
         if six {
             socket.set_only_v6(false)?;
         }
-        socket.set_reuse_port(true)?;
+        // The first takes the port for itself, so that a port that is taken is found so: shared from the start, it would
+        // join the sockets of another process of the same user and take its datagrams.
+        if shared {
+            socket.set_reuse_port(true)?;
+        }
         socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.set_reuse_port(true)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         // As much as is granted.
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), KERNEL_BUFFER);
@@ -101,7 +106,9 @@ impl Udp {
                 Err(error) => return Err(error),
             }
         };
-        Ok(Some(buffers.iter_mut().zip(metas.iter()).take(count).map(|(buffer, meta)| Run {
+        // Nobody can be answered at port 0; to try would be an error, upon which the socket gives up sending runs as one.
+        let runs = buffers.iter_mut().zip(metas.iter()).take(count).filter(|(_, meta)| meta.addr.port() != 0);
+        Ok(Some(runs.map(|(buffer, meta)| Run {
             from: match meta.addr.ip().to_canonical() {
                 IpAddr::V4(ip) => SocketAddr::new(ip.into(), meta.addr.port()),
                 // With its scope, without which a link-local address leads nowhere.
@@ -205,6 +212,12 @@ mod tests {
                 assert_eq!(arrives(&sockets, &mut inbox), 3);
             }
         }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_not_shared() {
+        let (port, _sockets) = Udp::bind_all(0, 2).unwrap();
+        assert_eq!(Udp::bind_all(port, 2).err().unwrap().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

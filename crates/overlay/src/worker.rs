@@ -6,7 +6,7 @@
 //! interface -> split -> whose destination? -> seal in place -> UDP
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::task::Poll;
 
-use edgeproxy_tunnel::{Action, Moment, Peer, PublicKey, Received, SessionKeys, Transport, Wheel};
+use edgeproxy_tunnel::{Action, Dropped, Message, Moment, Peer, PublicKey, Received, SessionKeys, Transport, Wheel};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -77,6 +77,11 @@ pub(crate) struct Worker {
     now: Moment,
     /// Indices that are free again.
     released: Vec<u32>,
+    /// Letters taken and not read yet.
+    letters: VecDeque<Letter>,
+    /// Those who wait until this round is over.
+    barriers: Vec<Sender<()>>,
+    ended: bool,
 }
 
 /// A peer that has a session, or is about to.
@@ -106,6 +111,9 @@ impl Worker {
             random: OsRandom::new(),
             now,
             released: Vec::new(),
+            letters: VecDeque::new(),
+            barriers: Vec::new(),
+            ended: false,
         }
     }
 
@@ -131,12 +139,10 @@ impl Worker {
                 Err(error) => return Err(error.into()),
             }
             self.now = self.shared.clock.now();
-            if !self.read_letters() {
-                return Ok(());
-            }
+            self.read_letters();
             for event in &events {
                 match event.data.u64() {
-                    1 => self.receive(&mut inbox)?,
+                    1 => self.receive(&mut inbox),
                     2 => self.send(&mut packet)?,
                     _ => {}
                 }
@@ -146,13 +152,19 @@ impl Worker {
                 self.visit(slot);
             }
             self.flush();
+            // What was opened and sealed before has left by now. Whoever asked may have stopped waiting.
+            self.barriers.drain(..).for_each(|reply| _ = reply.send(()));
+            if self.ended {
+                return Ok(());
+            }
         }
     }
 
-    /// Returns whether it goes on.
-    fn read_letters(&mut self) -> bool {
-        let letters = self.shared.workers.get(self.number as usize).map(|mailbox| mailbox.take());
-        for letter in letters.into_iter().flatten() {
+    /// Reads the letters in the order in which they were left, also when one of them has more read.
+    fn read_letters(&mut self) {
+        let new = self.shared.workers.get(self.number as usize).map(|mailbox| mailbox.take());
+        self.letters.extend(new.into_iter().flatten());
+        while let Some(letter) = self.letters.pop_front() {
             match letter {
                 Letter::Established { remote, keys, from } => self.establish(&remote, keys, from),
                 Letter::Packet { remote, packet } => self.stage(&remote, packet),
@@ -174,19 +186,14 @@ impl Worker {
                     self.open(Run { from, bytes: &mut datagram, stride }, &mut inward);
                     self.deliver(&inward);
                 }
-                // Whoever asked may have stopped waiting. What was sealed before must have left.
-                Letter::Barrier(reply) => {
-                    self.flush();
-                    let _ = reply.send(());
-                }
-                Letter::End => return false,
+                Letter::Barrier(reply) => self.barriers.push(reply),
+                Letter::End => self.ended = true,
             }
         }
-        true
     }
 
     /// Takes datagrams, and hands what was inside to the interface or to other peers.
-    fn receive(&mut self, inbox: &mut Inbox) -> io::Result<()> {
+    fn receive(&mut self, inbox: &mut Inbox) {
         for _ in 0..ROUNDS {
             let runs = match self.udp.receive(inbox) {
                 Ok(None) => break,
@@ -203,7 +210,6 @@ impl Worker {
             }
             self.deliver(&inward);
         }
-        Ok(())
     }
 
     /// Opens datagrams of one sender. Adds packets for this machine to `inward`.
@@ -212,8 +218,11 @@ impl Worker {
         let mut datagrams = bytes.chunks_mut(stride).peekable();
         while let Some(first) = datagrams.peek() {
             let Some(header) = Transport::parse(first) else {
-                let datagram = datagrams.next().map(|datagram| datagram.to_vec()).unwrap_or_default();
-                self.shared.reception.post(reception::Letter::Stray(datagram, from));
+                let Some(datagram) = datagrams.next() else { break };
+                let stray = || reception::Letter::Stray(datagram.to_vec(), from);
+                if Message::parse(datagram).is_none() || !self.shared.reception.offer(stray) {
+                    self.shared.counters.lost(Loss::Handshake(Dropped::Malformed));
+                }
                 continue;
             };
             let of_session = std::iter::from_fn(|| {
@@ -329,7 +338,16 @@ impl Worker {
     fn send(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         for _ in 0..ROUNDS * 8 {
             let Poll::Ready(length) = self.queue.read(buffer) else { break };
-            let length = length?;
+            let length = match length {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => length,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::BADFD) => return Err(error),
+                Err(error) => {
+                    // A shortage that passes.
+                    tracing::debug!(%error, "cannot read from the interface");
+                    break;
+                }
+            };
             let split = Offload::parse(&buffer[..length], VNET_HEADER)
                 .ok()
                 .and_then(|(offload, packet)| Split::new(&offload, packet).ok());
@@ -365,7 +383,13 @@ impl Worker {
     fn pass_on(&mut self, remote: &Arc<Remote>, packet: Vec<u8>) {
         match remote.owner == self.number {
             true => self.stage(remote, packet),
-            false => self.shared.post(remote.owner, Letter::Packet { remote: Arc::clone(remote), packet }),
+            false => {
+                let mailbox = self.shared.workers.get(remote.owner as usize);
+                let letter = || Letter::Packet { remote: Arc::clone(remote), packet };
+                if !mailbox.is_some_and(|mailbox| mailbox.offer(letter)) {
+                    self.shared.counters.lost(Loss::Overtaxed);
+                }
+            }
         }
     }
 
@@ -374,6 +398,8 @@ impl Worker {
         // A session may have been agreed on since; then it is not for the peer to keep the packet.
         match self.seal(remote, &packet) {
             Sent::Sealed => {}
+            // Nobody knows where it is: it has to come to us.
+            Sent::NoSession if remote.outlet.endpoint().is_none() => self.shared.counters.lost(Loss::NoEndpoint),
             Sent::NoSession => self.with(remote, |peer, now| peer.handle_packet(packet, now, random)),
         }
     }
@@ -420,10 +446,16 @@ impl Worker {
     }
 
     fn revoke(&mut self, remote: &Arc<Remote>) {
-        if let Some(slot) = self.by_key.get(&remote.public).copied() {
+        let slot = self.by_key.get(&remote.public).copied();
+        // One that was registered anew meanwhile is another.
+        if let Some(slot) = slot.filter(|slot| self.is(*slot, remote)) {
             self.at(slot, Peer::erase);
             self.retire(slot);
         }
+    }
+
+    fn is(&self, slot: usize, remote: &Arc<Remote>) -> bool {
+        self.peers.get(slot).is_some_and(|awake| Arc::ptr_eq(&awake.remote, remote))
     }
 
     fn rekey(&mut self) {
@@ -444,11 +476,17 @@ impl Worker {
 
     /// `None`: the peer was removed meanwhile.
     fn wake(&mut self, remote: &Arc<Remote>) -> Option<usize> {
-        if let Some(slot) = self.by_key.get(&remote.public) {
-            return Some(*slot);
+        let before = self.by_key.get(&remote.public).copied();
+        if let Some(slot) = before.filter(|slot| self.is(*slot, remote)) {
+            return Some(slot);
         }
         if !self.shared.registry.has(remote) {
             return None;
+        }
+        // It was removed and registered anew, and word of the first has not come yet.
+        if let Some(slot) = before {
+            self.at(slot, Peer::erase);
+            self.retire(slot);
         }
         let keepalive = remote.terms.lock().keepalive;
         let peer = Peer::new(Arc::clone(&remote.outlet), keepalive, self.now);
@@ -469,10 +507,14 @@ impl Worker {
             self.act(slot, action);
         }
         let Some(awake) = self.peers.get_mut(slot) else { return };
-        if let Some((at, _)) = awake.peer.poll_timeout()
-            && awake.visit.is_none_or(|visit| at < visit)
-        {
-            awake.visit = Some(self.wheel.set(at, slot));
+        match awake.peer.poll_timeout() {
+            Some((at, _)) if awake.visit.is_none_or(|visit| at < visit) => {
+                awake.visit = Some(self.wheel.set(at, slot));
+            }
+            Some(_) => {}
+            // Nothing would ever come back to it.
+            None if awake.peer.is_idle() => self.retire(slot),
+            None => {}
         }
     }
 
@@ -493,6 +535,10 @@ impl Worker {
     /// The wheel has come to a peer.
     fn visit(&mut self, slot: usize) {
         let Some(awake) = self.peers.get_mut(slot) else { return };
+        // Set before an earlier one was wanted, or for another peer: nothing any more.
+        if awake.visit.is_none_or(|visit| visit > self.now) {
+            return;
+        }
         awake.visit = None;
         let due = awake.peer.poll_timeout().is_some_and(|(at, _)| at <= self.now);
         let (now, random) = (self.now, self.random());

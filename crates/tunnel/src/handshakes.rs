@@ -210,7 +210,7 @@ impl<R: Random> Handshakes<R> {
     ) -> Outcome {
         let outcome = match Message::parse(datagram) {
             Some(Message::Initiation(initiation)) => self.handle_initiation(initiation, from, now, lookup),
-            Some(Message::Response(response)) => self.handle_response(response, lookup),
+            Some(Message::Response(response)) => self.handle_response(response, from, now, lookup),
             Some(Message::CookieReply(reply)) => self.handle_cookie(reply, now),
             Some(Message::Transport(_)) | None => Err(Dropped::Malformed),
         };
@@ -228,14 +228,8 @@ impl<R: Random> Handshakes<R> {
         if !has_mac1(message, self.identity.mac_key()) {
             return Err(Dropped::NoMac);
         }
-        match self.gate.admit(from, now, || self.mint.has_mac2(message, from, now)) {
-            Admission::Answer => {}
-            Admission::CookieFirst => {
-                let reply = self.mint.reply(message, initiation.sender(), from, now, &mut self.random);
-                return Ok(Outcome::Cookie(reply));
-            }
-            Admission::SourceLimited => return Err(Dropped::SourceLimited),
-            Admission::Overloaded => return Err(Dropped::Overloaded),
+        if let Some(cookie) = self.admit(message, initiation.sender(), from, now)? {
+            return Ok(cookie);
         }
         let identified = self.identity.identify(initiation)?;
         let peer = identified.peer;
@@ -260,6 +254,25 @@ impl<R: Random> Handshakes<R> {
                 self.release(local);
                 Err(dropped)
             }
+        }
+    }
+
+    /// Whether a message is looked into now. If its sender has to prove its address first, what it is told instead.
+    fn admit<const LENGTH: usize>(
+        &mut self,
+        message: &[u8; LENGTH],
+        sender: u32,
+        from: SocketAddr,
+        now: Moment,
+    ) -> Result<Option<Outcome>, Dropped> {
+        match self.gate.admit(from, now, || self.mint.has_mac2(message, from, now)) {
+            Admission::Answer => Ok(None),
+            Admission::CookieFirst => {
+                let reply = self.mint.reply(message, sender, from, now, &mut self.random);
+                Ok(Some(Outcome::Cookie(reply)))
+            }
+            Admission::SourceLimited => Err(Dropped::SourceLimited),
+            Admission::Overloaded => Err(Dropped::Overloaded),
         }
     }
 
@@ -291,6 +304,8 @@ impl<R: Random> Handshakes<R> {
     fn handle_response(
         &mut self,
         response: Response<'_>,
+        from: SocketAddr,
+        now: Moment,
         lookup: impl FnOnce(&PublicKey) -> Option<Introduction>,
     ) -> Result<Outcome, Dropped> {
         let Response(message) = response;
@@ -298,9 +313,16 @@ impl<R: Random> Handshakes<R> {
             return Err(Dropped::NoMac);
         }
         let peer = *self.indices.get(&response.receiver()).ok_or(Dropped::NotAsked)?;
-        let known = self.known.get_mut(&peer).ok_or(Dropped::NotAsked)?;
         let asked = |initiated: &&Initiated| initiated.local() == response.receiver();
-        let initiated = known.initiated.as_deref().filter(asked).ok_or(Dropped::NotAsked)?;
+        let initiated = |known: &Known| known.initiated.as_deref().filter(asked).is_some();
+        if !self.known.get(&peer).is_some_and(initiated) {
+            return Err(Dropped::NotAsked);
+        }
+        if let Some(cookie) = self.admit(message, response.sender(), from, now)? {
+            return Ok(cookie);
+        }
+        let known = self.known.get_mut(&peer).ok_or(Dropped::NotAsked)?;
+        let initiated = known.initiated.as_deref().ok_or(Dropped::NotAsked)?;
         let introduction = lookup(&peer).ok_or(Dropped::UnknownPeer)?;
         let keys = self.identity.finish(initiated, response, &introduction.preshared)?;
         known.initiated = None;

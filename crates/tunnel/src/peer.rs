@@ -264,7 +264,8 @@ impl Peer {
                 self.actions.push_back(Action::Initiate);
             }
         }
-        if self.last_handshake.is_some_and(|last| now.since(last) >= ERASE_AFTER) {
+        // One that the peer has just begun may still come into use.
+        if self.next.is_none() && self.last_handshake.is_some_and(|last| now.since(last) >= ERASE_AFTER) {
             self.erase();
         }
         if self.deadline_unused().is_some_and(|at| now >= at) {
@@ -298,7 +299,7 @@ impl Peer {
         let session = self.outlet.session().is_some();
         [
             self.attempt.map(|attempt| (attempt.again, "no answer to an initiation")),
-            self.last_handshake.map(|last| (last.after(ERASE_AFTER), "keys grown old")),
+            self.last_handshake.filter(|_| self.next.is_none()).map(|last| (last.after(ERASE_AFTER), "keys grown old")),
             self.deadline_unused().map(|at| (at, "session never used")),
             self.deadline_unanswered().map(|at| (at, "nothing came back")),
             self.deadline_unacknowledged().map(|at| (at, "nothing sent back")),
