@@ -1,5 +1,6 @@
 //! How threads speak to one another: they leave letters and ring; the owner reads them in its own time.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -55,6 +56,12 @@ impl<T> Mailbox<T> {
     /// The thread has ended: nobody reads what is left here.
     pub(crate) fn close(&self) {
         self.letters.lock().take();
+    }
+}
+
+impl<T> fmt::Debug for Mailbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::enclave::{Enclave, EnclaveError};
 use crate::link::{LinkError, LinkSettings, configure};
 use crate::names::Names;
 use crate::namespace::{UserNamespaceError, enter_user_namespace};
+use crate::netstack::Netstack;
 use crate::registry::PeerSettings;
 use crate::sockets::Sockets;
 use crate::tenants::Tenants;
@@ -34,6 +35,8 @@ pub enum Mode {
     Tun,
     /// By an interface in a network namespace of this process, which needs no privilege where user namespaces are allowed.
     UserNamespace,
+    /// By a TCP stack in this process, which needs nothing at all; only dialled from, and slower over far ways.
+    Netstack,
 }
 
 /// The way that was found.
@@ -48,26 +51,41 @@ pub struct Way {
 enum Place {
     Host,
     Enclave,
+    Netstack,
 }
 
 impl Way {
     /// Finds it, and takes the first step of it. Has to be called while the process has but one thread.
     ///
     /// # Errors
-    /// The way that was asked for is closed, or all of them are.
+    /// The way that was asked for is closed.
     pub fn find(mode: Mode) -> Result<Self, OverlayError> {
-        let host = |reason: &str| Ok(Self { place: Place::Host, reason: reason.to_owned() });
-        let enclave = |reason: String| {
-            enter_user_namespace()?;
-            Ok(Self { place: Place::Enclave, reason })
-        };
+        let configured = |place| Ok(Self { place, reason: "as configured".to_owned() });
         match mode {
-            Mode::Tun => host("as configured"),
-            Mode::UserNamespace => enclave("as configured".to_owned()),
-            Mode::Auto => match Tun::open(None, 1) {
-                Ok(_) => host("this process may have a TUN interface"),
-                Err(error) => enclave(format!("no interface of the host ({error})")),
-            },
+            Mode::Tun => configured(Place::Host),
+            Mode::UserNamespace => {
+                enter_user_namespace()?;
+                configured(Place::Enclave)
+            }
+            Mode::Netstack => configured(Place::Netstack),
+            Mode::Auto => Ok(Self::best()),
+        }
+    }
+
+    /// The first that is open. The last always is.
+    fn best() -> Self {
+        let tun = match Tun::open(None, 1) {
+            Ok(_) => {
+                return Self { place: Place::Host, reason: "this process may have a TUN interface".to_owned() };
+            }
+            Err(error) => error,
+        };
+        match enter_user_namespace() {
+            Ok(()) => Self { place: Place::Enclave, reason: format!("no interface of the host ({tun})") },
+            Err(error) => {
+                let reason = format!("no interface of the host ({tun}), and none in a namespace ({error})");
+                Self { place: Place::Netstack, reason }
+            }
         }
     }
 
@@ -76,6 +94,7 @@ impl Way {
         match self.place {
             Place::Host => "tun",
             Place::Enclave => "userns",
+            Place::Netstack => "netstack",
         }
     }
 }
@@ -127,7 +146,7 @@ pub struct Overlay {
     pub sockets: Sockets,
     /// How they are had, and why so.
     pub way: Way,
-    /// The interface's name, in its namespace.
+    /// The interface's name, in its namespace; "netstack" where a stack stands for one.
     pub interface: String,
     /// Our own addresses.
     pub addresses: Vec<IpNet>,
@@ -162,6 +181,10 @@ impl Overlay {
                 let enclave = Enclave::start()?;
                 let (name, queues) = enclave.within(move || raise(&link, threads))??;
                 (Sockets::Enclave(enclave), name, queues)
+            }
+            Place::Netstack => {
+                let (netstack, queues) = Netstack::start(&addresses, mtu.into(), threads)?;
+                (Sockets::Netstack(netstack), "netstack".to_owned(), queues)
             }
         };
         let port = interface.listen_port.unwrap_or(0);
@@ -198,6 +221,11 @@ impl Overlay {
         self.addresses.iter().any(|own| own.addr() == address)
     }
 
+    /// Whether connections that come from inside can be taken.
+    pub fn can_listen(&self) -> bool {
+        !matches!(self.sockets, Sockets::Netstack(_))
+    }
+
     /// Whether an address is reached through it.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.contains(&address)) || self.device.has_route(address)
@@ -215,7 +243,7 @@ fn raise(link: &LinkSettings, queues: usize) -> Result<(String, Vec<Queue>), Ove
 /// reached from outside is no small thing.
 fn routes(config: &WgQuick, place: Place) -> Vec<IpNet> {
     let prefixes = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
-    let wanted = prefixes.filter(|prefix| place == Place::Enclave || prefix.length() > 0);
+    let wanted = prefixes.filter(|prefix| place != Place::Host || prefix.length() > 0);
     wanted.filter_map(|prefix| IpNet::new(prefix.address(), prefix.length()).ok()).collect()
 }
 

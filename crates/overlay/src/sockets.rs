@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::enclave::Enclave;
+use crate::netstack::Netstack;
+use crate::stream::Stream;
 
 /// The version of IP a socket speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,32 +35,51 @@ impl Family {
     }
 }
 
-/// Makes sockets in the network namespace that holds the overlay. A socket stays in the namespace it was made in,
-/// whichever thread uses it.
+/// Makes sockets in the network namespace that holds the overlay, or connections of the stack that stands for it. A
+/// socket stays in the namespace it was made in, whichever thread uses it.
 #[derive(Debug, Clone)]
 pub enum Sockets {
     /// The overlay is an interface of the host.
     Host,
     /// The overlay is apart.
     Enclave(Arc<Enclave>),
+    /// The overlay ends in a TCP stack of this process.
+    Netstack(Arc<Netstack>),
 }
 
 impl Sockets {
-    /// A TCP socket that does not block.
+    /// Begins to connect. A socket of the kernel tells by being writable or by its error how that went; what comes with
+    /// a line, as [`Line`](crate::Line) says.
     ///
     /// # Errors
-    /// Descriptors or memory are short.
+    /// What can be said at once: descriptors or memory are short, there is no way there.
+    pub fn dial(&self, address: SocketAddr) -> io::Result<Stream> {
+        if let Self::Netstack(netstack) = self {
+            return netstack.dial(address);
+        }
+        let fd = self.tcp(Family::of(address))?;
+        match rustix::net::connect(&fd, &address) {
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(Stream { fd, line: None }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A TCP socket of the kernel that does not block.
+    ///
+    /// # Errors
+    /// Descriptors or memory are short. A stack has none.
     pub fn tcp(&self, family: Family) -> io::Result<OwnedFd> {
         match self {
             Self::Host => Ok(new(family, SocketType::STREAM)?),
             Self::Enclave(enclave) => enclave.tcp(family),
+            Self::Netstack(_) => Err(no_sockets()),
         }
     }
 
     /// A UDP socket that does not block.
     ///
     /// # Errors
-    /// Descriptors or memory are short.
+    /// Descriptors or memory are short. A stack has none.
     pub fn udp(&self, family: Family) -> io::Result<OwnedFd> {
         Ok(self.within(move || new(family, SocketType::DGRAM))??)
     }
@@ -66,7 +87,8 @@ impl Sockets {
     /// A TCP socket that listens on the address and does not block.
     ///
     /// # Errors
-    /// The address is taken, or no interface of the overlay has it.
+    /// The address is taken, or no interface of the overlay has it. A stack has no such socket, but
+    /// [`Netstack::listen`].
     pub fn listen(&self, address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
         // Ports below 1024 are the enclave's own thread's to give.
         let listening = move || {
@@ -82,13 +104,18 @@ impl Sockets {
     /// Does something in the namespace of the overlay and waits for it. The work itself must not wait for such work.
     ///
     /// # Errors
-    /// The work panicked.
+    /// The work panicked. With a stack there is no such namespace.
     pub fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         match self {
             Self::Host => Ok(work()),
             Self::Enclave(enclave) => enclave.within(work),
+            Self::Netstack(_) => Err(no_sockets()),
         }
     }
+}
+
+fn no_sockets() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "the overlay's mode \"netstack\" has no sockets of the kernel")
 }
 
 /// A socket in the namespace of the calling thread.

@@ -230,9 +230,12 @@ impl Queue {
     /// Takes the next packet with its header, if one waits. Room for [`LARGEST`] holds any.
     ///
     /// # Errors
-    /// The interface is gone (EBADFD); anything else is a shortage that passes.
+    /// The interface is gone (EBADFD), or what stands for one (EPIPE); anything else is a shortage that passes.
     pub fn read(&self, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        ready(retry_on_intr(|| rustix::io::read(&self.0, &mut *buffer)))
+        match retry_on_intr(|| rustix::io::read(&self.0, &mut *buffer)) {
+            Ok(0) => Poll::Ready(Err(Errno::PIPE.into())),
+            read => ready(read),
+        }
     }
 
     /// Hands a packet to the kernel: all slices together are one header and one packet.

@@ -79,3 +79,10 @@ fn a_panic_in_the_enclave_ends_no_enclave() {
         assert_eq!(enclave.within(|| 7).unwrap(), 7);
     }
 }
+
+#[test]
+fn a_netstack_understands_the_kernel() {
+    if privileged() {
+        support::netstack::check_against_kernel();
+    }
+}

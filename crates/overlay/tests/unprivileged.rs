@@ -13,7 +13,8 @@ use std::time::Instant;
 use std::{env, fs, thread};
 
 use edgeproxy_overlay::{
-    Enclave, EnclaveError, Family, Sockets, Tun, TunError, UserNamespaceError, enter_user_namespace,
+    Enclave, EnclaveError, Family, Mode as OverlayMode, Sockets, Tun, TunError, UserNamespaceError, Way,
+    enter_user_namespace,
 };
 use rustix::fs::{CWD, FileType, Mode, makedev};
 use rustix::io::Errno;
@@ -36,9 +37,10 @@ enum Device {
     Missing,
 }
 
-const CASES: [(&str, Device, fn()); 8] = [
+const CASES: [(&str, Device, fn()); 9] = [
     ("a_whole_overlay", Device::ForAll, a_whole_overlay),
     ("a_super_packet_fits_one_send", Device::ForAll, a_super_packet_fits_one_send),
+    ("a_netstack_understands_the_kernel", Device::ForAll, a_netstack_understands_the_kernel),
     ("nothing_without_a_user_namespace", Device::ForAll, nothing_without_a_user_namespace),
     ("no_more_user_namespaces", Device::ForAll, no_more_user_namespaces),
     ("no_more_network_namespaces", Device::ForAll, no_more_network_namespaces),
@@ -157,6 +159,11 @@ fn a_super_packet_fits_one_send() {
     support::bridge::check_bulk();
 }
 
+fn a_netstack_understands_the_kernel() {
+    enter();
+    support::netstack::check_against_kernel();
+}
+
 fn nothing_without_a_user_namespace() {
     assert!(matches!(Enclave::start(), Err(EnclaveError::NotPermitted)));
     let refused = Tun::open(None, 1).unwrap_err();
@@ -205,8 +212,11 @@ fn no_device() {
     refused_by_device(TunError::DeviceMissing);
 }
 
-/// The process stays what it was if there is no interface to be had.
+/// The process stays what it was if there is no interface to be had, and takes the way that needs none.
 fn refused_by_device(why: TunError) {
+    let way = Way::find(OverlayMode::Auto).unwrap();
+    assert_eq!(way.mode(), "netstack");
+    assert!(way.reason.starts_with("no interface of the host (") && way.reason.contains("in a namespace ("));
     let namespace = fs::read_link("/proc/self/ns/user").unwrap();
     match enter_user_namespace().unwrap_err() {
         UserNamespaceError::Tun(error) => assert_eq!(error, why),

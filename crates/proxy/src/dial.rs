@@ -2,17 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use edgeproxy_overlay::{Family, Overlay, Sockets};
+use edgeproxy_overlay::{Overlay, Sockets, Stream};
 use edgeproxy_route::BackendAddr;
 use rustix::io::Errno;
-use tokio::net::{TcpSocket, TcpStream};
-
-use crate::socket::Socket;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 /// Why a connect failed, and whose fault it is.
 #[derive(Debug, thiserror::Error)]
@@ -103,34 +100,40 @@ impl Dialler {
         overlay.map_or(Sockets::Host, |overlay| overlay.sockets.clone())
     }
 
-    /// Begins to connect; [`finish`] tells how it went once epoll has news.
-    pub(crate) fn begin(&self, addr: BackendAddr) -> Result<OwnedFd, DialError> {
-        let socket = self.socket(addr.0)?;
-        match rustix::net::connect(&socket, &addr.0) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
-            Err(error) => Err(DialError::from(error)),
-        }
+    /// Begins to connect; [`Socket::settle`](crate::socket::Socket::settle) tells how it went once epoll has news.
+    pub(crate) fn begin(&self, addr: BackendAddr) -> Result<Stream, DialError> {
+        Ok(self.sockets(addr.0).dial(addr.0)?)
     }
 
     /// Connects, on a runtime.
-    pub(crate) async fn connect(&self, addr: SocketAddr) -> Result<TcpStream, DialError> {
-        let socket = TcpSocket::from_std_stream(self.socket(addr)?.into());
-        Ok(socket.connect(addr).await?)
+    pub(crate) async fn connect(&self, addr: SocketAddr) -> Result<Box<dyn Connected>, DialError> {
+        let Stream { fd, line } = self.sockets(addr).dial(addr)?;
+        match line {
+            None => {
+                let stream = TcpStream::from_std(fd.into())?;
+                stream.writable().await?;
+                match stream.take_error()? {
+                    Some(error) => return Err(error.into()),
+                    None => stream.set_nodelay(true)?,
+                }
+                Ok(Box::new(stream))
+            }
+            Some(line) => {
+                let mut stream = UnixStream::from_std(fd.into())?;
+                line.settled(stream.read(&mut [0]).await?)?;
+                Ok(Box::new(stream))
+            }
+        }
     }
 
-    fn socket(&self, addr: SocketAddr) -> Result<OwnedFd, DialError> {
-        Ok(match self.overlay.as_ref().filter(|overlay| overlay.contains(addr.ip())) {
-            Some(overlay) => overlay.sockets.tcp(Family::of(addr))?,
-            None => Sockets::Host.tcp(Family::of(addr))?,
-        })
+    fn sockets(&self, addr: SocketAddr) -> &Sockets {
+        let overlay = self.overlay.as_ref().filter(|overlay| overlay.contains(addr.ip()));
+        overlay.map_or(&Sockets::Host, |overlay| &overlay.sockets)
     }
 }
 
-/// Whether the connection stands, or why it failed.
-pub(crate) fn finish(socket: &mut Socket) -> Poll<Result<(), DialError>> {
-    match socket.take_error() {
-        Some(error) => Poll::Ready(Err(error.into())),
-        None if socket.is_writable() => Poll::Ready(Ok(())),
-        None => Poll::Pending,
-    }
-}
+/// A connection on a runtime: TCP of the kernel, or what stands for it in the overlay.
+pub(crate) trait Connected: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl Connected for TcpStream {}
+impl Connected for UnixStream {}

@@ -17,7 +17,7 @@ use edgeproxy_route::{Choice, ClientAddr, Exclusions, NoRoute, Place, Request, R
 use crate::close::Refusal;
 use crate::connection_log::Refused;
 use crate::core::{Desk, Source, Subject, Token};
-use crate::dial::{self, DialError};
+use crate::dial::DialError;
 use crate::drain::Phase;
 use crate::listener::Listener;
 use crate::metrics::ByError;
@@ -146,9 +146,9 @@ impl Errand {
                     None => return Ok(Poll::Pending),
                 },
                 Progress::Dialling(dialling) => {
-                    let failed = match dial::finish(&mut dialling.socket) {
+                    let failed = match dialling.socket.settle() {
                         Poll::Ready(Ok(())) => None,
-                        Poll::Ready(Err(error)) => Some(error),
+                        Poll::Ready(Err(error)) => Some(error.into()),
                         Poll::Pending if desk.now >= dialling.until => Some(dialling.timed_out(self.open.listener())),
                         Poll::Pending => return Ok(Poll::Pending),
                     };
@@ -284,14 +284,14 @@ impl Errand {
         let left = settings.connect_deadline.saturating_sub(self.dialling);
         let until = since + settings.connect_timeout.min(left);
         self.attempts += 1;
-        let dialled = desk.pop.dialler.begin(table.backend(choice.index).addr).and_then(|socket| {
+        let dialled = desk.pop.dialler.begin(table.backend(choice.index).addr).and_then(|stream| {
             let source = Source::Backend { attempt: self.attempts };
-            desk.watch(&socket, Subject::Connection(self.token, source))?;
-            Ok(socket)
+            desk.watch(&stream, Subject::Connection(self.token, source))?;
+            Ok(stream)
         });
         match dialled {
-            Ok(socket) => {
-                let socket = Socket::new(socket);
+            Ok(stream) => {
+                let socket = Socket::of(stream);
                 Ok(Progress::Dialling(Box::new(Dialling { socket, table, choice, slot, since, until })))
             }
             Err(error) => self.go_elsewhere(&error, &table, &choice, slot, since.elapsed(), desk),
@@ -385,7 +385,7 @@ impl Errand {
 
     /// Turns the client away.
     pub(crate) fn refuse(self, refusal: Refusal, desk: &mut Desk) {
-        crate::socket::reset_on_close(&self.socket);
+        self.socket.reset_on_close();
         let listener = self.listener();
         listener.count_refusal(refusal);
         desk.pop.log.refused(

@@ -148,8 +148,8 @@ impl Relay {
 
     /// Makes closing the sockets tell both sides that this was no regular end.
     pub(crate) fn reset_on_close(&self) {
-        crate::socket::reset_on_close(&self.client);
-        crate::socket::reset_on_close(&self.backend);
+        self.client.reset_on_close();
+        self.backend.reset_on_close();
     }
 
     /// Moves what can be moved both ways.

@@ -1,4 +1,4 @@
-//! A non-blocking TCP socket and what epoll last said of it.
+//! A non-blocking TCP socket, or a stream of the overlay that stands for one, and what epoll last said of it.
 //!
 //! The kernel tells of a change once (edge-triggered), so what it told is kept here until a call finds it used up. A
 //! read that brings less than there was room for has used it up as well: it spares the call that would only say so.
@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
 use std::time::Duration;
 
+use edgeproxy_overlay::{Line, Stream};
 use rustix::event::epoll::EventFlags;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags};
@@ -21,6 +22,8 @@ const TIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
 
 pub(crate) struct Socket {
     fd: OwnedFd,
+    /// Of a stream of the overlay's own stack: what its descriptor cannot say.
+    line: Option<Line>,
     readable: bool,
     writable: bool,
     /// The other end has finished sending: after the last byte a read says so.
@@ -44,6 +47,7 @@ impl Socket {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
+            line: None,
             readable: false,
             writable: false,
             finished: false,
@@ -54,9 +58,15 @@ impl Socket {
         }
     }
 
+    /// One that was dialled.
+    pub(crate) fn of(stream: Stream) -> Self {
+        Self { line: stream.line, ..Self::new(stream.fd) }
+    }
+
     /// Takes news from epoll.
     pub(crate) fn note(&mut self, news: EventFlags) {
-        let broken = news.contains(EventFlags::ERR);
+        let ended = news.contains(EventFlags::HUP) && self.line_error().is_some();
+        let broken = news.contains(EventFlags::ERR) || ended;
         let finished = news.intersects(EventFlags::RDHUP | EventFlags::HUP);
         self.broken |= broken;
         self.finished |= finished || broken;
@@ -82,10 +92,6 @@ impl Socket {
         self.urgent
     }
 
-    pub(crate) fn is_writable(&self) -> bool {
-        self.writable
-    }
-
     pub(crate) fn is_finished(&self) -> bool {
         self.finished
     }
@@ -101,7 +107,22 @@ impl Socket {
         if let Poll::Ready(Ok(count)) = read {
             self.readable = count == room || self.finished || self.urgent;
         }
-        read
+        match read {
+            Poll::Ready(Ok(0)) if room > 0 => Poll::Ready(self.line_error().map_or(Ok(0), Err)),
+            read => read,
+        }
+    }
+
+    /// Whether a dialled connection stands.
+    pub(crate) fn settle(&mut self) -> Poll<io::Result<()>> {
+        if let Some(error) = self.take_error() {
+            return Poll::Ready(Err(error));
+        }
+        match self.line.clone() {
+            Some(line) => self.read(&mut [0]).map(|read| line.settled(read?)),
+            None if self.writable => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
     }
 
     /// Looks at the first bytes and leaves them where they are.
@@ -193,7 +214,21 @@ impl Socket {
             return None;
         }
         self.broken = false;
-        SockRef::from(&self.fd).take_error().ok().flatten()
+        let error = SockRef::from(&self.fd).take_error().ok().flatten();
+        // The end of a pair says no more than that it was closed.
+        self.line_error().or(error)
+    }
+
+    fn line_error(&self) -> Option<io::Error> {
+        self.line.as_ref().and_then(Line::error)
+    }
+
+    /// Makes closing it send a reset.
+    pub(crate) fn reset_on_close(&self) {
+        match &self.line {
+            Some(line) => line.reset_on_close(),
+            None => reset_on_close(&self.fd),
+        }
     }
 }
 
@@ -203,7 +238,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Makes closing this socket send a reset.
+/// Makes closing a socket of the kernel send a reset.
 pub(crate) fn reset_on_close(socket: &impl AsFd) {
     // Fails only on a socket that is already gone.
     let _: io::Result<()> = SockRef::from(socket).set_linger(Some(Duration::ZERO));

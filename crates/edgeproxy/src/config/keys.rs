@@ -242,8 +242,8 @@ pub(super) static KEYS: &[Key] = &[
     key("overlay", "config", Kind::Path, Unset("no overlay"),
         "A wg-quick file, or a folder with one for each region, of which `<FLY_REGION>.conf` is taken (`<region>.conf` without that variable). Backends whose `wg_ip` lies inside are dialled through it. Where it fails, that is logged and the rest runs.")
         .flag("overlay").variable_named("EDGEPROXY_OVERLAY"),
-    key("overlay", "mode", Kind::Word(&["auto", "tun", "userns"]), Value("auto"),
-        "How TCP inside is had. `tun`: by an interface of this machine (needs CAP_NET_ADMIN). `userns`: by one in a network namespace of this process (needs no privilege where user namespaces are allowed). `auto`: the first of them that works."),
+    key("overlay", "mode", Kind::Word(&["auto", "tun", "userns", "netstack"]), Value("auto"),
+        "How TCP inside is had. `tun`: by an interface of this machine (needs CAP_NET_ADMIN). `userns`: by one in a network namespace of this process (needs no privilege where user namespaces are allowed). `netstack`: by a TCP stack in this process (needs nothing; at most 4096 connections, slower than the kernel's over far or lossy ways, nothing but this proxy uses it). `auto`: the first of them that works."),
     key("overlay", "forward", Kind::Word(&["off", "on"]), Value("off"), "Whether packets of one peer for another are passed on, as a hub does. `edgeproxy gateway` does so by default."),
     key("overlay", "threads", count(0, 256), Value("0"), "Threads that encrypt. 0: one per core."),
 

@@ -50,6 +50,7 @@ pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> OverlaySettings {
             "auto" => Some(Mode::Auto),
             "tun" => Some(Mode::Tun),
             "userns" => Some(Mode::UserNamespace),
+            "netstack" => Some(Mode::Netstack),
             _ => None,
         }),
         forward: forwards || section.word("forward", |word| Some(word == "on")),

@@ -3,5 +3,6 @@
 #![allow(clippy::print_stdout, reason = "measured and skipped things are told")]
 
 mod device;
+mod netstack;
 mod support;
 mod uapi;

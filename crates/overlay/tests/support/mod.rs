@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "measured and skipped things are told")]
 
 pub(crate) mod bridge;
+pub(crate) mod netstack;
 pub(crate) mod packet;
 
 use std::fs;

@@ -11,10 +11,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::dial::{DialError, Dialler};
+use crate::dial::{Connected, DialError, Dialler};
 use crate::settings::{CheckKind, CheckSettings};
 
 /// Longest HTTP status line read.
@@ -55,7 +54,6 @@ pub(super) async fn probe(
         let started = Instant::now();
         let stream = dialler.connect(addr).await?;
         let connect = started.elapsed();
-        stream.set_nodelay(true)?;
         match &check.kind {
             CheckKind::None | CheckKind::Tcp => {}
             CheckKind::Http { path, host, statuses } => {
@@ -73,7 +71,7 @@ pub(super) async fn probe(
 }
 
 async fn http_status(
-    mut stream: TcpStream,
+    mut stream: Box<dyn Connected>,
     path: &str,
     host: Option<&str>,
     addr: SocketAddr,
@@ -103,7 +101,7 @@ pub fn parse_status(line: &[u8]) -> Option<u16> {
     (version.starts_with("HTTP/1.") && is_status).then(|| status.parse().ok())?
 }
 
-async fn shake_hands(stream: TcpStream, name: Option<&str>, addr: SocketAddr) -> Result<(), ProbeError> {
+async fn shake_hands(stream: Box<dyn Connected>, name: Option<&str>, addr: SocketAddr) -> Result<(), ProbeError> {
     static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
@@ -125,7 +123,7 @@ async fn shake_hands(stream: TcpStream, name: Option<&str>, addr: SocketAddr) ->
     Ok(())
 }
 
-async fn exchange(mut stream: TcpStream, send: &[u8], expect: &[u8]) -> Result<(), ProbeError> {
+async fn exchange(mut stream: Box<dyn Connected>, send: &[u8], expect: &[u8]) -> Result<(), ProbeError> {
     stream.write_all(send).await?;
     let mut answer = vec![0; expect.len()];
     match stream.read_exact(&mut answer).await {
