@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use self::binary::config::{Config, Origin, Problem, ProxyFlags};
+use self::binary::config::{Config, Origin, Problem, ProxyFlags, Role};
 
 // The binary's own module, not a copy: of a crate that has no library.
 #[allow(dead_code, unused_imports, reason = "a part of the binary is used here")]
@@ -30,14 +30,16 @@ pub fn config(data: &[u8]) {
     SCRATCH.with_borrow(|scratch| {
         std::fs::write(&scratch.0, text).expect("the directory for temporary files can be written to");
         let flags = ProxyFlags { config: Some(scratch.0.clone()), ..ProxyFlags::default() };
-        let loaded = Config::load(&flags, variables.clone());
-        let again = Config::load(&flags, variables);
-        assert_eq!(format!("{loaded:?}"), format!("{again:?}"));
-        match loaded {
-            Ok(config) => check(&config),
-            Err(problems) => {
-                assert!(!problems.is_empty(), "refused without a word");
-                problems.iter().for_each(|problem| check_problem(problem, text));
+        for role in [Role::Proxy, Role::Gateway] {
+            let loaded = Config::load(role, &flags, variables.clone());
+            let again = Config::load(role, &flags, variables.clone());
+            assert_eq!(format!("{loaded:?}"), format!("{again:?}"));
+            match loaded {
+                Ok(config) => check(&config),
+                Err(problems) => {
+                    assert!(!problems.is_empty(), "refused without a word");
+                    problems.iter().for_each(|problem| check_problem(problem, text));
+                }
             }
         }
     });
@@ -55,7 +57,9 @@ fn check(config: &Config) {
     config.notices.iter().for_each(|notice| crate::assert_one_line(notice));
     let proxy = &config.proxy;
     assert!(!proxy.region.is_empty() && proxy.threads > 0);
-    assert!(!proxy.listeners.is_empty() && !proxy.checks.is_empty());
+    // A gateway has what it publishes.
+    assert_eq!(proxy.listeners.is_empty(), config.role == Role::Gateway);
+    assert!(!proxy.checks.is_empty());
     for listener in &proxy.listeners {
         assert!((1..=8).contains(&listener.connect_attempts) && listener.affinity_capacity > 0);
         let never_zero = [
