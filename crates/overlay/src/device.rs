@@ -375,7 +375,7 @@ fn bind_all(port: u16, workers: u32) -> io::Result<(u16, Vec<Arc<Udp>>)> {
     Ok((port, sockets.into_iter().map(Arc::new).collect()))
 }
 
-/// The wheel's resolution bounds how long a thread sleeps.
+/// A worker with no deadline nearer than this looks at its wheel all the same.
 pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
 /// What a thread does last, even if it panics.
