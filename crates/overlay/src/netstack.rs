@@ -5,9 +5,10 @@
 //! worker  <- queue: pair of SEQPACKET sockets ->  stack: a TCP socket for each flow  <- pair of STREAM sockets ->  relay
 //! ```
 //! What it costs against the kernel's TCP: selective acknowledgements are sent and not read, so several losses in a
-//! window take as many round trips; a retransmission timer never runs for less than a second; buffers do not grow.
+//! window take as many round trips; a retransmission timer never runs for less than 250 ms; buffers do not grow.
 //! Right for requests and answers, not for bulk over far and lossy ways.
 
+mod clock;
 mod flow;
 mod memory;
 mod notice;

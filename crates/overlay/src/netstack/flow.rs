@@ -11,19 +11,20 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{SendFlags, Shutdown, shutdown};
 use smoltcp::iface::{Context, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
-use smoltcp::time::{Duration as StackDuration, Instant};
+use smoltcp::time::Instant;
 
 use super::Place;
+use super::clock::{our_time, stack_time};
 use super::memory::Grant;
 use crate::stream::{Line, Stream};
 
 /// How long a SYN goes unanswered before it counts as lost for good: as Linux has it (tcp_syn_retries 6).
-const DIAL_PATIENCE: StackDuration = StackDuration::from_secs(127);
+const DIAL_PATIENCE: Duration = Duration::from_secs(127);
 /// How long a connection may go without a word from the other side before it counts as broken. One that is alive
 /// answers the probes.
-const PATIENCE: StackDuration = StackDuration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Without anything to send, the other side is asked this often whether it is still there.
-const PROBE_EVERY: StackDuration = StackDuration::from_secs(75);
+const PROBE_EVERY: Duration = Duration::from_secs(75);
 /// How long a connection that its user has closed waits for the other side to finish: as Linux does (tcp_fin_timeout).
 const ORPHAN_WITHIN: Duration = Duration::from_secs(60);
 /// What tells that a dialled connection stands.
@@ -170,9 +171,9 @@ impl Flow {
                 }
             }
         }
-        self.socket_mut().set_timeout(Some(PATIENCE));
-        self.socket_mut().set_keep_alive(Some(PROBE_EVERY));
-        Some(Duration::from_micros((now - self.began).total_micros()))
+        self.socket_mut().set_timeout(Some(stack_time(PATIENCE)));
+        self.socket_mut().set_keep_alive(Some(stack_time(PROBE_EVERY)));
+        Some(our_time(now - self.began))
     }
 
     /// The stack has given up on it.
@@ -316,7 +317,7 @@ fn new_socket(grant: Grant) -> Socket<'static> {
     // The other side's window grows with each acknowledgement.
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);
-    socket.set_timeout(Some(DIAL_PATIENCE));
+    socket.set_timeout(Some(stack_time(DIAL_PATIENCE)));
     socket
 }
 

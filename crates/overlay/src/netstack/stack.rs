@@ -19,6 +19,7 @@ use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
+use super::clock::{Clock, moment_of};
 use super::flow::{Flow, Start, Tuple};
 use super::memory::Memory;
 use super::notice::unreachable;
@@ -60,7 +61,7 @@ pub(super) struct Stack {
     acceptors: HashMap<SocketAddr, SyncSender<(Stream, SocketAddr)>>,
     memory: Memory,
     wheel: Wheel<usize>,
-    started: std::time::Instant,
+    clock: Clock,
     random: OsRandom,
     count: Arc<AtomicUsize>,
     /// Flows that took in segments since they were last looked at.
@@ -109,7 +110,7 @@ impl Stack {
             acceptors: HashMap::new(),
             memory: Memory::default(),
             wheel: Wheel::new(Moment::from_millis(0)),
-            started: std::time::Instant::now(),
+            clock: Clock::start(),
             random,
             count,
             touched: Vec::new(),
@@ -128,7 +129,7 @@ impl Stack {
         let (mut events, mut due) = (Vec::with_capacity(EVENTS), Vec::new());
         let mut packet = vec![0; LARGEST];
         loop {
-            let until = self.wheel.first().map(|at| at.since(self.moment()).min(LONGEST_SLEEP));
+            let until = self.wheel.first().map(|at| at.since(self.clock.moment()).min(LONGEST_SLEEP));
             let timeout = until.and_then(|until| Timespec::try_from(until).ok());
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
@@ -145,7 +146,7 @@ impl Stack {
                     }
                     flow @ FIRST_FLOW.. => {
                         let key = usize::try_from(flow - FIRST_FLOW).unwrap_or(usize::MAX);
-                        let now = self.moment();
+                        let now = self.clock.moment();
                         if let Some(flow) = self.flows.get_mut(key) {
                             flow.note(news, now);
                             self.advance(key);
@@ -162,7 +163,7 @@ impl Stack {
                     }
                 }
             }
-            self.wheel.take_due(self.moment(), &mut due);
+            self.wheel.take_due(self.clock.moment(), &mut due);
             for key in due.drain(..) {
                 if let Some(flow) = self.flows.get_mut(key) {
                     flow.visit = None;
@@ -187,7 +188,7 @@ impl Stack {
     fn dial(&mut self, local: IpAddr, remote: SocketAddr, pair: OwnedFd, line: Line, place: Place) {
         let Some(tuple) = self.free_port(local, remote) else { return line.fail(Errno::ADDRNOTAVAIL) };
         let grant = self.memory.grant(remote.ip());
-        let start = Start { tuple, grant, place, now: self.now() };
+        let start = Start { tuple, grant, place, now: self.clock.now() };
         let flow = Flow::dial(start, pair, line.clone(), self.interface.context());
         match flow.and_then(|flow| self.insert(flow)) {
             Ok(key) => self.advance(key),
@@ -273,7 +274,7 @@ impl Stack {
                 Welcome::Nobody => return self.answer(segment.bytes, number),
             },
         };
-        let now = self.now();
+        let now = self.clock.now();
         let place = self.place(&segment.tuple);
         let Some(flow) = self.flows.get_mut(key).filter(|flow| !flow.is_quiet()) else { return };
         let mut wire = Wire { outlet: self.outlets.get_mut(place), packet: Some(segment.bytes), mtu: self.mtu };
@@ -295,7 +296,7 @@ impl Stack {
         let Some(acceptor) = self.acceptors.get(&segment.tuple.local).cloned() else { return Welcome::Nobody };
         let (Some(place), Ok(pair)) = (Place::take(&self.count), stream_pair()) else { return Welcome::NoRoom };
         let grant = self.memory.grant(segment.tuple.remote.ip());
-        let start = Start { tuple: segment.tuple, grant, place, now: self.now() };
+        let start = Start { tuple: segment.tuple, grant, place, now: self.clock.now() };
         match Flow::accept(start, acceptor, pair).and_then(|flow| self.insert(flow)) {
             Ok(key) => Welcome::As(key),
             Err(_) => {
@@ -307,7 +308,7 @@ impl Stack {
 
     /// A packet for no flow: a reset, an echo, or silence.
     fn answer(&mut self, packet: &[u8], number: usize) {
-        let now = self.now();
+        let now = self.clock.now();
         let mut wire = Wire { outlet: self.outlets.get_mut(number), packet: Some(packet), mtu: self.mtu };
         self.interface.poll_ingress_single(now, &mut wire, &mut self.nobody);
         self.watch(number);
@@ -324,7 +325,7 @@ impl Stack {
 
     /// Moves what can be moved, and says when to look again.
     fn advance(&mut self, key: usize) {
-        let moment = self.moment();
+        let moment = self.clock.moment();
         let Some(flow) = self.flows.get_mut(key) else { return };
         // A dial that nobody waits for any more is not ended by a word, nor one that was refused.
         if !(flow.state() == State::SynSent && flow.is_over()) {
@@ -334,7 +335,7 @@ impl Stack {
         if self.retire_if_over(key) {
             return;
         }
-        let now = self.now();
+        let now = self.clock.now();
         let Some(flow) = self.flows.get_mut(key) else { return };
         let next = match flow.is_quiet() {
             true => None,
@@ -349,7 +350,7 @@ impl Stack {
 
     /// Has the stack send what a flow has to send.
     fn egress(&mut self, key: usize) {
-        let now = self.now();
+        let now = self.clock.now();
         let Some(flow) = self.flows.get(key) else { return };
         let number = self.place(&flow.tuple);
         let (Some(flow), Some(outlet)) = (self.flows.get_mut(key), self.outlets.get_mut(number)) else { return };
@@ -415,14 +416,6 @@ impl Stack {
     fn place(&self, tuple: &Tuple) -> usize {
         (usize::from(tuple.local.port()) ^ usize::from(tuple.remote.port())) % self.outlets.len().max(1)
     }
-
-    fn now(&self) -> Instant {
-        Instant::from_micros(i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX))
-    }
-
-    fn moment(&self) -> Moment {
-        moment_of(self.now())
-    }
 }
 
 /// What becomes of a segment that belongs to no flow.
@@ -430,8 +423,4 @@ enum Welcome {
     As(usize),
     NoRoom,
     Nobody,
-}
-
-fn moment_of(at: Instant) -> Moment {
-    Moment::from_millis(u64::try_from(at.total_millis()).unwrap_or(0))
 }
