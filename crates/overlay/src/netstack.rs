@@ -12,6 +12,7 @@ mod clock;
 mod flow;
 mod memory;
 mod notice;
+mod sent;
 mod stack;
 mod wire;
 

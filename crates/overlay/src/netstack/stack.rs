@@ -17,7 +17,7 @@ use slab::Slab;
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::socket::tcp::State;
 use smoltcp::time::Instant;
-use smoltcp::wire::{HardwareAddress, IpCidr};
+use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
 
 use super::clock::{Clock, moment_of};
 use super::flow::{Flow, Start, Tuple};
@@ -42,12 +42,6 @@ const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 const LETTERS: u64 = 0;
 const FIRST_FLOW: u64 = 1 << 32;
 
-// Where things are in a TCP header (RFC 9293 3.1).
-const FLAGS: usize = 13;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-
 pub(super) struct Stack {
     mtu: usize,
     mailbox: Arc<Mailbox<Letter>>,
@@ -70,9 +64,9 @@ pub(super) struct Stack {
 
 /// A segment, and where it belongs.
 struct Segment<'a> {
-    bytes: &'a [u8],
+    packet: &'a [u8],
+    header: TcpPacket<&'a [u8]>,
     tuple: Tuple,
-    flags: u8,
 }
 
 impl Stack {
@@ -86,7 +80,7 @@ impl Stack {
     ) -> io::Result<Self> {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = random.number();
-        let mut wire = Wire { outlet: None, packet: None, mtu };
+        let mut wire = Wire { outlet: None, packet: None, sent: None, mtu };
         let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
         interface.update_ip_addrs(|own| {
             // There is room: the caller has counted them.
@@ -254,9 +248,10 @@ impl Stack {
         let (remote, local) = (SocketAddr::new(view.source(), from), SocketAddr::new(view.destination(), to));
         for segment in split.segments() {
             room.resize(segment.length(), 0);
-            if segment.write_to(room).is_ok() {
-                let flags = room.get(upper.offset + FLAGS).copied().unwrap_or(0);
-                self.take_in(Segment { bytes: room, tuple: Tuple { local, remote }, flags }, number);
+            if segment.write_to(room).is_ok()
+                && let Some(header) = room.get(upper.offset..).and_then(|bytes| TcpPacket::new_checked(bytes).ok())
+            {
+                self.take_in(Segment { packet: room, header, tuple: Tuple { local, remote } }, number);
             }
         }
         while let Some(key) = self.touched.pop() {
@@ -271,15 +266,17 @@ impl Stack {
             None => match self.welcome(&segment) {
                 Welcome::As(key) => key,
                 Welcome::NoRoom => return,
-                Welcome::Nobody => return self.answer(segment.bytes, number),
+                Welcome::Nobody => return self.answer(segment.packet, number),
             },
         };
         let now = self.clock.now();
         let place = self.place(&segment.tuple);
         let Some(flow) = self.flows.get_mut(key).filter(|flow| !flow.is_quiet()) else { return };
-        let mut wire = Wire { outlet: self.outlets.get_mut(place), packet: Some(segment.bytes), mtu: self.mtu };
+        flow.sent.note(&segment.header);
+        let (outlet, packet) = (self.outlets.get_mut(place), Some(segment.packet));
+        let mut wire = Wire { outlet, packet, sent: Some(&mut flow.sent), mtu: self.mtu };
         self.interface.poll_ingress_single(now, &mut wire, &mut flow.sockets);
-        if let Some(round_trip) = flow.note_segment(segment.flags & RST != 0, now) {
+        if let Some(round_trip) = flow.note_segment(segment.header.rst(), now) {
             self.memory.note_round_trip(segment.tuple.remote.ip(), round_trip);
         }
         if self.touched.last() != Some(&key) {
@@ -290,7 +287,8 @@ impl Stack {
 
     /// A flow for a segment that belongs to none yet.
     fn welcome(&mut self, segment: &Segment<'_>) -> Welcome {
-        if segment.flags & (SYN | ACK | RST) != SYN {
+        let Segment { header, .. } = segment;
+        if !header.syn() || header.ack() || header.rst() {
             return Welcome::Nobody;
         }
         let Some(acceptor) = self.acceptors.get(&segment.tuple.local).cloned() else { return Welcome::Nobody };
@@ -309,7 +307,8 @@ impl Stack {
     /// A packet for no flow: a reset, an echo, or silence.
     fn answer(&mut self, packet: &[u8], number: usize) {
         let now = self.clock.now();
-        let mut wire = Wire { outlet: self.outlets.get_mut(number), packet: Some(packet), mtu: self.mtu };
+        let (outlet, packet) = (self.outlets.get_mut(number), Some(packet));
+        let mut wire = Wire { outlet, packet, sent: None, mtu: self.mtu };
         self.interface.poll_ingress_single(now, &mut wire, &mut self.nobody);
         self.watch(number);
     }
@@ -358,16 +357,13 @@ impl Stack {
             return;
         }
         let before = flow.state();
-        let mut wire = Wire { outlet: Some(outlet), packet: None, mtu: self.mtu };
+        let mut wire = Wire { outlet: Some(&mut *outlet), packet: None, sent: Some(&mut flow.sent), mtu: self.mtu };
         while self.interface.poll_egress(now, &mut wire, &mut flow.sockets) == PollResult::SocketStateChanged {}
         if before != State::Closed && flow.state() == State::Closed {
             flow.give_up();
         }
         flow.settle();
-        if let Some(outlet) = wire.outlet
-            && outlet.is_full()
-            && !std::mem::replace(&mut flow.waits, true)
-        {
+        if outlet.is_full() && !std::mem::replace(&mut flow.waits, true) {
             outlet.waiting.push(key);
         }
         self.watch(number);

@@ -7,6 +7,7 @@ use rustix::net::SendFlags;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::sent::Sent;
 use crate::tun::HEADER;
 
 /// One of the queues.
@@ -66,12 +67,17 @@ impl AsFd for Outlet {
 pub(super) struct Wire<'a> {
     pub(super) outlet: Option<&'a mut Outlet>,
     pub(super) packet: Option<&'a [u8]>,
+    /// Of the flow that sends, if it is one.
+    pub(super) sent: Option<&'a mut Sent>,
     pub(super) mtu: usize,
 }
 
 pub(super) struct Incoming<'a>(&'a [u8]);
 
-pub(super) struct Outgoing<'a>(Option<&'a mut Outlet>);
+pub(super) struct Outgoing<'a> {
+    outlet: Option<&'a mut Outlet>,
+    sent: Option<&'a mut Sent>,
+}
 
 impl Device for Wire<'_> {
     type RxToken<'t>
@@ -85,12 +91,13 @@ impl Device for Wire<'_> {
 
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
         let packet = self.packet.take()?;
-        Some((Incoming(packet), Outgoing(self.outlet.as_deref_mut())))
+        let outgoing = Outgoing { outlet: self.outlet.as_deref_mut(), sent: self.sent.as_deref_mut() };
+        Some((Incoming(packet), outgoing))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
         let outlet = self.outlet.as_deref_mut().filter(|outlet| !outlet.is_full())?;
-        Some(Outgoing(Some(outlet)))
+        Some(Outgoing { outlet: Some(outlet), sent: self.sent.as_deref_mut() })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -109,12 +116,15 @@ impl RxToken for Incoming<'_> {
 
 impl TxToken for Outgoing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let Some(outlet) = self.0 else { return write(&mut vec![0; length]) };
+        let Some(outlet) = self.outlet else { return write(&mut vec![0; length]) };
         let mut packet = std::mem::take(&mut outlet.buffer);
         packet.clear();
         // The header is empty: each packet is whole, its checksums are there.
         packet.resize(HEADER + length, 0);
         let done = write(&mut packet[HEADER..]);
+        if let Some(sent) = self.sent {
+            sent.mend(&mut packet[HEADER..]);
+        }
         outlet.write(packet);
         done
     }
