@@ -43,6 +43,8 @@ async fn start(checks: &str) -> (Far, Pop, Site) {
         forward: false,
         tenants: Tenants::default(),
         gate: GateSettings::default(),
+        directory: None,
+        awake_most: 0,
     };
     let device = Device::start(settings, queues).unwrap();
     device.set_peer(PeerSettings {

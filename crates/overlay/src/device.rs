@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::change::{ChangeError, DeviceChange, PeerChange};
 use crate::clock::Clock;
 use crate::counters::Counters;
+use crate::directory::Directory;
 use crate::mailbox::Mailbox;
 use crate::random::OsRandom;
 use crate::reception::{self, BARRIER_WITHIN, Reception};
@@ -40,7 +41,14 @@ pub struct DeviceSettings {
     pub tenants: Tenants,
     /// How many handshakes are answered.
     pub gate: GateSettings,
+    /// Who is registered beside those the device is told of.
+    pub directory: Option<Arc<dyn Directory>>,
+    /// Peers of the directory that are awake at once, at most: beyond, those sleep whose last handshake is longest ago.
+    pub awake_most: usize,
 }
+
+/// Where nobody says otherwise: so many awake peers take some 100 MB.
+pub const AWAKE_MOST: usize = 100_000;
 
 /// What all threads of a device share.
 pub(crate) struct Shared {
@@ -97,7 +105,7 @@ impl Device {
     /// # Errors
     /// The port is taken, or threads or descriptors are short.
     pub fn start(settings: DeviceSettings, queues: Vec<Queue>) -> io::Result<Self> {
-        let DeviceSettings { private, port, mtu, addresses, forward, tenants, gate } = settings;
+        let DeviceSettings { private, port, mtu, addresses, forward, tenants, gate, directory, awake_most } = settings;
         let count = u32::try_from(queues.len()).unwrap_or(Owners::MOST).clamp(1, Owners::MOST);
         let mut random = OsRandom::new();
         let owners = Owners::new(count, random.number());
@@ -110,7 +118,7 @@ impl Device {
             forward,
             tenants,
             owners,
-            registry: Registry::new(owners, random.number()),
+            registry: Registry::new(owners, random.number(), directory),
             counters: Counters::default(),
             workers: (0..count).map(|_| Mailbox::new()).collect::<io::Result<_>>()?,
             reception: Mailbox::new()?,
@@ -123,7 +131,7 @@ impl Device {
         };
         let handshakes = Handshakes::new(private, gate, owners, random);
         if let Some(udp) = sockets.last() {
-            let reception = Reception::new(Arc::clone(&shared), handshakes, Arc::clone(udp));
+            let reception = Reception::new(Arc::clone(&shared), handshakes, Arc::clone(udp), awake_most);
             let ended = Arc::clone(&shared);
             device.spawn("wg-handshakes".to_owned(), move || reception.run(), move || ended.reception.close())?;
         }
@@ -349,6 +357,11 @@ impl Device {
     /// How many peers are registered.
     pub fn peer_count(&self) -> usize {
         self.shared.registry.len()
+    }
+
+    /// How many peers of the directory are awake.
+    pub fn awake(&self) -> usize {
+        self.shared.registry.listed()
     }
 
     /// What was counted since the start.

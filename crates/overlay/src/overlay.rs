@@ -9,7 +9,8 @@ use std::time::Duration;
 use edgeproxy_tunnel::{GateSettings, Prefix};
 use ipnet::IpNet;
 
-use crate::device::{Device, DeviceSettings};
+use crate::device::{AWAKE_MOST, Device, DeviceSettings};
+use crate::directory::Directory;
 use crate::enclave::{Enclave, EnclaveError};
 use crate::link::{LinkError, LinkSettings, configure};
 use crate::names::Names;
@@ -136,6 +137,8 @@ pub struct OverlaySettings {
     pub tenants: Tenants,
     /// Threads that encrypt; 0: one per core.
     pub threads: usize,
+    /// Who is registered beside the peers of the file, and how many of them are awake at most.
+    pub directory: Option<(Arc<dyn Directory>, usize)>,
 }
 
 /// A running overlay. It ends when dropped.
@@ -162,7 +165,8 @@ impl Overlay {
     /// # Errors
     /// What is missing, and what to do about it.
     pub fn start(config: &WgQuick, way: Way, settings: OverlaySettings) -> Result<Self, OverlayError> {
-        let OverlaySettings { forward, tenants, threads } = settings;
+        let OverlaySettings { forward, tenants, threads, directory } = settings;
+        let (directory, awake_most) = directory.unzip();
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -196,6 +200,8 @@ impl Overlay {
             forward,
             tenants,
             gate: GateSettings::default(),
+            directory,
+            awake_most: awake_most.unwrap_or(AWAKE_MOST),
         };
         let device = Device::start(settings, queues).map_err(|error| OverlayError::Below { port, error })?;
         let device = Arc::new(device);

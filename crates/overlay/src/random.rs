@@ -2,16 +2,24 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use edgeproxy_tunnel::Random;
 
 /// Random bytes of the operating system.
-#[derive(Clone)]
-pub(crate) struct OsRandom(SystemRandom);
+#[derive(Clone, Debug)]
+pub struct OsRandom(SystemRandom);
 
 impl OsRandom {
-    pub(crate) fn new() -> Self {
+    /// They are always to be had.
+    pub fn new() -> Self {
         Self(SystemRandom::new())
     }
 
-    pub(crate) fn number(&mut self) -> u64 {
+    /// 64 of them as a number.
+    pub fn number(&mut self) -> u64 {
         u64::from_le_bytes(self.bytes())
+    }
+}
+
+impl Default for OsRandom {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::device::Shared;
 use crate::random::OsRandom;
 use crate::registry::Remote;
+use crate::roster::Roster;
 use crate::udp::{Inbox, Udp};
 use crate::worker;
 
@@ -23,6 +24,8 @@ pub(crate) enum Letter {
     Release(Vec<u32>),
     /// The peer sleeps, or was removed.
     Forget(PublicKey),
+    /// A peer of the directory has no session any more.
+    Asleep(Arc<Remote>),
     /// We are somebody else now, or nobody.
     Identity(Option<PrivateKey>),
     /// This is its socket now.
@@ -43,11 +46,12 @@ pub(crate) struct Reception {
     udp: Arc<Udp>,
     /// Whether the socket is waited on.
     watched: bool,
+    roster: Roster,
 }
 
 impl Reception {
-    pub(crate) fn new(shared: Arc<Shared>, handshakes: Handshakes<OsRandom>, udp: Arc<Udp>) -> Self {
-        Self { shared, handshakes, silent: false, udp, watched: false }
+    pub(crate) fn new(shared: Arc<Shared>, handshakes: Handshakes<OsRandom>, udp: Arc<Udp>, awake_most: usize) -> Self {
+        Self { shared, handshakes, silent: false, udp, watched: false, roster: Roster::new(awake_most) }
     }
 
     pub(crate) fn run(mut self) -> io::Result<()> {
@@ -90,6 +94,10 @@ impl Reception {
             Letter::Initiate(remote) => self.initiate(&remote),
             Letter::Release(indices) => indices.into_iter().for_each(|index| self.handshakes.release(index)),
             Letter::Forget(public) => self.handshakes.forget(&public),
+            Letter::Asleep(remote) => {
+                self.handshakes.forget(&remote.public);
+                self.shared.registry.retire(&remote, self.shared.clock.now());
+            }
             Letter::Identity(private) => self.take_identity(private),
             Letter::Socket(udp) => (self.udp, self.watched) = (udp, false),
             Letter::Stray(datagram, from) => self.handle(&datagram, from),
@@ -134,7 +142,7 @@ impl Reception {
         }
         let shared = &self.shared;
         let now = shared.clock.now();
-        let lookup = |public: &PublicKey| shared.registry.get(public).map(|remote| remote.introduction());
+        let lookup = |public: &PublicKey| shared.registry.introduce(public);
         let (peer, keys, response, timestamp) = match self.handshakes.handle_datagram(datagram, from, now, lookup) {
             Outcome::Dropped(why) => return self.count(why, datagram, from),
             Outcome::CookieTaken => return,
@@ -142,14 +150,20 @@ impl Reception {
             Outcome::Answered { peer, timestamp, keys, response } => (peer, keys, Some(response), Some(timestamp)),
             Outcome::Established { peer, keys } => (peer, keys, None, None),
         };
-        let Some(remote) = self.shared.registry.get(&peer) else {
+        let Some(remote) = self.shared.registry.wake(&peer) else {
             // It was removed while its handshake was under way.
             self.handshakes.forget(&peer);
             return self.handshakes.release(keys.local);
         };
         remote.note_received(datagram.len() as u64);
         if let Some(timestamp) = timestamp {
-            remote.terms.lock().greatest = timestamp;
+            self.shared.registry.note_answered(&remote, timestamp);
+        }
+        let agreed = remote.note_agreed();
+        if remote.listed {
+            for longest_ago in self.roster.note(Arc::clone(&remote), agreed, &self.shared.registry) {
+                self.shared.post(longest_ago.owner, worker::Letter::Sleep(longest_ago));
+            }
         }
         // The owner has to know the session before the peer can use it.
         let owner = remote.owner;

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgeproxy_tunnel::{Introduction, Keyed, Moment, Outlet, Owners, Prefix, PresharedKey, PublicKey, Routes, Tai64N};
 use parking_lot::{Mutex, RwLock};
 
 use crate::change::{AllowedIp, PeerChange};
+use crate::directory::Directory;
 
 /// What an operator says of a peer.
 #[derive(Clone, Debug)]
@@ -54,6 +55,11 @@ pub(crate) struct Remote {
     handshake: AtomicU64,
     /// The same in milliseconds since 1970, which stay the same when somebody sets the clock.
     handshake_wall: AtomicU64,
+    /// It is of the directory: known here only while it is awake.
+    pub(crate) listed: bool,
+    /// Sessions agreed on with it, and those of them that its owner knows of.
+    agreed: AtomicU32,
+    taken: AtomicU32,
 }
 
 /// What may change of a registered peer.
@@ -74,6 +80,20 @@ impl Remote {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.handshake_wall.store(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), Relaxed);
         self.handshake.store(at.as_millis(), Relaxed);
+    }
+
+    /// A session with it is on the way to its owner. Returns how many that makes.
+    pub(crate) fn note_agreed(&self) -> u32 {
+        self.agreed.fetch_add(1, Relaxed).wrapping_add(1)
+    }
+
+    pub(crate) fn agreed(&self) -> u32 {
+        self.agreed.load(Relaxed)
+    }
+
+    /// Its owner has taken note of a session.
+    pub(crate) fn note_taken(&self) {
+        self.taken.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn introduction(&self) -> Introduction {
@@ -106,15 +126,72 @@ pub(crate) struct Registry {
     peers: RwLock<HashMap<PublicKey, Arc<Remote>, Keyed>>,
     routes: RwLock<Routes<Arc<Remote>>>,
     owners: Owners,
+    directory: Option<Arc<dyn Directory>>,
+    /// How many of the peers are of the directory.
+    listed: AtomicUsize,
 }
 
 impl Registry {
     /// `secret` has to be random.
-    pub(crate) fn new(owners: Owners, secret: u64) -> Self {
+    pub(crate) fn new(owners: Owners, secret: u64, directory: Option<Arc<dyn Directory>>) -> Self {
         Self {
             peers: RwLock::new(HashMap::with_hasher(Keyed(secret))),
             routes: RwLock::new(Routes::new(secret)),
             owners,
+            directory,
+            listed: AtomicUsize::new(0),
+        }
+    }
+
+    /// What a handshake with a peer needs, awake or not.
+    pub(crate) fn introduce(&self, public: &PublicKey) -> Option<Introduction> {
+        match self.get(public) {
+            Some(remote) => Some(remote.introduction()),
+            None => self.directory.as_ref()?.introduce(public),
+        }
+    }
+
+    /// A peer that has just spoken. `None`: it was removed meanwhile.
+    pub(crate) fn wake(&self, public: &PublicKey) -> Option<Arc<Remote>> {
+        if let Some(remote) = self.get(public) {
+            return Some(remote);
+        }
+        let directory = self.directory.as_ref()?;
+        // Whoever removes a peer takes it out of the directory first and out of here then: either this finds it gone, or
+        // that finds what this makes.
+        let mut routes = self.routes.write();
+        let settings = directory.wake(public)?;
+        let remote = self.get_or_register(*public, true);
+        self.listed.fetch_add(1, Relaxed);
+        remote.terms.lock().preshared = settings.preshared;
+        for prefix in settings.allowed_ips {
+            give(&mut routes, prefix, &remote);
+        }
+        Some(remote)
+    }
+
+    /// An initiation of a peer was answered.
+    pub(crate) fn note_answered(&self, remote: &Remote, timestamp: Tai64N) {
+        remote.terms.lock().greatest = timestamp;
+        if let Some(directory) = self.directory.as_ref().filter(|_| remote.listed) {
+            directory.note_answered(&remote.public, timestamp);
+        }
+    }
+
+    /// A peer of the directory sleeps, unless a session with it is on its way to its owner.
+    pub(crate) fn retire(&self, remote: &Arc<Remote>, now: Moment) {
+        let mut routes = self.routes.write();
+        if remote.agreed() != remote.taken.load(Relaxed) || !self.has(remote) {
+            return;
+        }
+        self.peers.write().remove(&remote.public);
+        self.listed.fetch_sub(1, Relaxed);
+        for prefix in std::mem::take(&mut remote.terms.lock().prefixes) {
+            routes.remove(prefix);
+        }
+        drop(routes);
+        if let Some(directory) = &self.directory {
+            directory.note_asleep(&remote.status(now));
         }
     }
 
@@ -124,6 +201,11 @@ impl Registry {
 
     pub(crate) fn all(&self) -> Vec<Arc<Remote>> {
         self.peers.read().values().cloned().collect()
+    }
+
+    /// How many peers of the directory are awake.
+    pub(crate) fn listed(&self) -> usize {
+        self.listed.load(Relaxed)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -146,13 +228,13 @@ impl Registry {
         let mut routes = self.routes.write();
         let remote = match change.update_only {
             true => self.get(&change.public)?,
-            false => self.get_or_register(change.public),
+            false => self.get_or_register(change.public, false),
         };
         // Unless the operator says otherwise, the peer stays where it was last heard.
         if change.endpoint.is_some() {
             remote.outlet.set_endpoint(change.endpoint);
         }
-        let mut prefixes = {
+        {
             let mut terms = remote.terms.lock();
             if let Some(preshared) = change.preshared {
                 terms.preshared = preshared;
@@ -160,37 +242,27 @@ impl Registry {
             if let Some(keepalive) = change.keepalive {
                 terms.keepalive = keepalive;
             }
-            terms.prefixes.clone()
-        };
-        if change.replace_allowed_ips {
-            for prefix in prefixes.drain(..) {
-                routes.remove(prefix);
+            if change.replace_allowed_ips {
+                for prefix in terms.prefixes.drain(..) {
+                    routes.remove(prefix);
+                }
             }
         }
         for allowed in change.allowed_ips {
             match allowed {
-                AllowedIp::Added(prefix) => match routes.insert(prefix, Arc::clone(&remote)) {
-                    Some(before) if Arc::ptr_eq(&before, &remote) => {}
-                    before => {
-                        prefixes.push(prefix);
-                        if let Some(loser) = before {
-                            loser.terms.lock().prefixes.retain(|kept| *kept != prefix);
-                        }
-                    }
-                },
+                AllowedIp::Added(prefix) => give(&mut routes, prefix, &remote),
                 AllowedIp::Removed(prefix) => {
                     if routes.get(prefix).is_some_and(|owner| Arc::ptr_eq(owner, &remote)) {
                         routes.remove(prefix);
-                        prefixes.retain(|kept| *kept != prefix);
+                        remote.terms.lock().prefixes.retain(|kept| *kept != prefix);
                     }
                 }
             }
         }
-        remote.terms.lock().prefixes = prefixes;
         Some(remote)
     }
 
-    fn get_or_register(&self, public: PublicKey) -> Arc<Remote> {
+    fn get_or_register(&self, public: PublicKey, listed: bool) -> Arc<Remote> {
         let mut peers = self.peers.write();
         let remote = peers.entry(public).or_insert_with(|| {
             Arc::new(Remote {
@@ -206,6 +278,9 @@ impl Registry {
                 received: AtomicU64::new(0),
                 handshake: AtomicU64::new(u64::MAX),
                 handshake_wall: AtomicU64::new(0),
+                listed,
+                agreed: AtomicU32::new(0),
+                taken: AtomicU32::new(0),
             })
         });
         Arc::clone(remote)
@@ -216,6 +291,7 @@ impl Registry {
         // As above: a change that is under way must not give a route to a peer that is gone.
         let mut routes = self.routes.write();
         let remote = self.peers.write().remove(public)?;
+        self.listed.fetch_sub(usize::from(remote.listed), Relaxed);
         for prefix in std::mem::take(&mut remote.terms.lock().prefixes) {
             routes.remove(prefix);
         }
@@ -225,5 +301,18 @@ impl Registry {
     /// Whether this very peer is registered still.
     pub(crate) fn has(&self, remote: &Arc<Remote>) -> bool {
         self.peers.read().get(&remote.public).is_some_and(|known| Arc::ptr_eq(known, remote))
+    }
+}
+
+/// A prefix is this peer's now; whoever had it before has it no more.
+fn give(routes: &mut Routes<Arc<Remote>>, prefix: Prefix, remote: &Arc<Remote>) {
+    match routes.insert(prefix, Arc::clone(remote)) {
+        Some(before) if Arc::ptr_eq(&before, remote) => {}
+        before => {
+            remote.terms.lock().prefixes.push(prefix);
+            if let Some(loser) = before {
+                loser.terms.lock().prefixes.retain(|kept| *kept != prefix);
+            }
+        }
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Letter {
     Changed(Arc<Remote>),
     /// One of its peers was removed.
     Revoked(Arc<Remote>),
+    /// One of its peers of the directory has to sleep, as others are awake instead.
+    Sleep(Arc<Remote>),
     /// Our own key was changed: sessions agreed on before are void.
     Rekeyed,
     /// This is its socket now.
@@ -178,7 +180,7 @@ impl Worker {
                         self.with(&remote, |peer, now| peer.handle_change(keepalive, now, random));
                     }
                 }
-                Letter::Revoked(remote) => self.revoke(&remote),
+                Letter::Revoked(remote) | Letter::Sleep(remote) => self.revoke(&remote),
                 Letter::Rekeyed => self.rekey(),
                 Letter::Socket(udp) => (self.udp, self.watched) = (udp, false),
                 Letter::Stray(mut datagram, from) => {
@@ -439,6 +441,7 @@ impl Worker {
     }
 
     fn establish(&mut self, remote: &Arc<Remote>, keys: SessionKeys, from: SocketAddr) {
+        remote.note_taken();
         let Some(slot) = self.wake(remote) else { return self.released.push(keys.local) };
         self.sessions.insert(keys.local, slot);
         let now = self.now;
@@ -556,7 +559,10 @@ impl Worker {
     fn retire(&mut self, slot: usize) {
         let Some(awake) = self.peers.try_remove(slot) else { return };
         self.by_key.remove(&awake.remote.public);
-        self.shared.reception.post(reception::Letter::Forget(awake.remote.public));
+        self.shared.reception.post(match awake.remote.listed {
+            true => reception::Letter::Asleep(awake.remote),
+            false => reception::Letter::Forget(awake.remote.public),
+        });
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "as many random bits as are wanted")]

@@ -1,4 +1,5 @@
-//! The routing table on disk: a SQLite file that operators and other programs write to while we run.
+//! What is kept on disk: the routing table, a SQLite file that operators and other programs write to while we run, and
+//! the [`peers`] of a gateway.
 //!
 //! [`RoutingDb`] reads it and says which rows are wrong; [`RoutingWatch`] waits for the next committed change and
 //! reads again; [`RoutingEditor`] changes it. [`FileWatch`] notices that any other file was replaced.
@@ -13,6 +14,7 @@ mod edit;
 mod error;
 mod file_watch;
 mod notices;
+pub mod peers;
 mod routing;
 mod row;
 mod schema;

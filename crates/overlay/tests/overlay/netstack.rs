@@ -36,6 +36,8 @@ impl Host {
             forward: false,
             tenants: Tenants::default(),
             gate: GateSettings::default(),
+            directory: None,
+            awake_most: 0,
         };
         Self { device: Device::start(settings, queues).unwrap(), netstack, ip }
     }

@@ -45,6 +45,8 @@ impl Host {
             forward,
             tenants,
             gate: GateSettings::default(),
+            directory: None,
+            awake_most: 0,
         };
         let device = Device::start(settings, below.into_iter().map(Queue::from).collect()).unwrap();
         Self { device: Arc::new(device), above, next: AtomicUsize::new(0), ip }

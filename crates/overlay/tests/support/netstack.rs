@@ -95,6 +95,8 @@ fn device(number: u8, queues: Vec<Queue>) -> Device {
         forward: false,
         tenants: Tenants::default(),
         gate: GateSettings::default(),
+        directory: None,
+        awake_most: 0,
     };
     Device::start(settings, queues).unwrap()
 }

@@ -1,0 +1,465 @@
+//! Which addresses are whose, and which are to be had.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use edgeproxy_store::peers::Released;
+use edgeproxy_tunnel::Prefix;
+use ipnet::IpNet;
+
+use crate::number_set::NumberSet;
+
+/// Addresses handed out of one pool at most: as many as a network of IPv4 with 8 bits has. Of larger ones the first.
+const POOL_MOST: usize = 1 << 24;
+
+/// Where peers get their addresses from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PoolSettings {
+    /// The network.
+    pub network: IpNet,
+    /// Only for peers of this region.
+    pub region: Option<String>,
+}
+
+/// Why there is no address, or not this one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddressError {
+    /// All are taken, or rest.
+    #[error("no {family} address is left in {}; {resting} rest after a removal; add a network to gateway.pools", pools.join(", "))]
+    Exhausted {
+        /// Of which kind.
+        family: Family,
+        /// Where was looked.
+        pools: Vec<String>,
+        /// How many would come free by waiting.
+        resting: usize,
+    },
+    /// In no pool.
+    #[error("{0} is in none of the networks of gateway.pools, or the first or last of one")]
+    Elsewhere(IpAddr),
+    /// Somebody has it.
+    #[error("{0} belongs to another peer, or to this gateway")]
+    Taken(IpAddr),
+    /// Somebody had it.
+    #[error("{0} belonged to another peer until a moment ago, and rests until second {1} since 1970")]
+    Resting(IpAddr, u64),
+    /// Two of one kind.
+    #[error("a peer has one IPv4 and one IPv6 address, not {0} and {1}; further networks are prefixes")]
+    TwoOfAKind(IpAddr, IpAddr),
+    /// A network that shares addresses with another.
+    #[error("{0} overlaps {1}, which belongs to another peer, to a pool or to this gateway")]
+    Overlap(Prefix, Prefix),
+}
+
+/// Which IP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// The addresses of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Pair {
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+impl Pair {
+    pub(crate) fn iter(self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::from).into_iter().chain(self.v6.map(IpAddr::from))
+    }
+
+    fn has(self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.v4.is_some(),
+            Family::V6 => self.v6.is_some(),
+        }
+    }
+
+    /// Returns what was there.
+    fn put(&mut self, address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(v4) => self.v4.replace(v4).map(IpAddr::from),
+            IpAddr::V6(v6) => self.v6.replace(v6).map(IpAddr::from),
+        }
+    }
+}
+
+/// All pools, and the networks behind peers.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    pools: Vec<Pool>,
+    /// Addresses of peers from before the pools were changed.
+    elsewhere: HashSet<IpAddr>,
+    /// Taken still, in the order in which they come free.
+    resting: VecDeque<Released>,
+    /// Pools and our own addresses.
+    fixed: Vec<Prefix>,
+    /// Networks behind peers, by their first address.
+    networks: BTreeMap<IpAddr, Prefix>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    network: IpNet,
+    region: Option<String>,
+    numbers: NumberSet,
+    /// Where the next search begins: behind the last one given, so that one given back is not given at once.
+    next: usize,
+}
+
+impl Addresses {
+    /// `own` are this gateway's; a pool within another takes its addresses out of that one.
+    pub(crate) fn new(pools: &[PoolSettings], own: &[IpAddr]) -> Self {
+        let mut made: Vec<Pool> = pools.iter().map(Pool::new).collect();
+        for pool in &mut made {
+            let outer = pool.network;
+            for inner in
+                pools.iter().map(|inner| inner.network).filter(|inner| *inner != outer && outer.contains(inner))
+            {
+                pool.leave_out(inner);
+            }
+            for own in own {
+                if let Some(number) = pool.number(*own) {
+                    pool.numbers.take(number);
+                }
+            }
+        }
+        let fixed = pools.iter().map(|pool| prefix(pool.network)).chain(own.iter().map(|own| Prefix::host(*own)));
+        Self {
+            pools: made,
+            elsewhere: HashSet::new(),
+            resting: VecDeque::new(),
+            fixed: fixed.collect(),
+            networks: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an address of each kind that there are pools of for this region; those that are asked for instead of any.
+    pub(crate) fn allocate(&mut self, asked: &[IpAddr], region: Option<&str>) -> Result<Pair, AddressError> {
+        let mut pair = Pair::default();
+        let done = self.try_allocate(&mut pair, asked, region);
+        if done.is_err() {
+            self.give_back(pair.iter());
+        }
+        done.map(|()| pair)
+    }
+
+    fn try_allocate(&mut self, pair: &mut Pair, asked: &[IpAddr], region: Option<&str>) -> Result<(), AddressError> {
+        for address in asked {
+            self.claim(*address)?;
+            if let Some(other) = pair.put(*address) {
+                self.give_back([other]);
+                return Err(AddressError::TwoOfAKind(other, *address));
+            }
+        }
+        for family in [Family::V4, Family::V6] {
+            if !pair.has(family)
+                && let Some(address) = self.any(family, region)?
+            {
+                pair.put(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next free address. `None`: there is no pool of this kind.
+    fn any(&mut self, family: Family, region: Option<&str>) -> Result<Option<IpAddr>, AddressError> {
+        let of_family = |pool: &Pool| (family == Family::V4) == pool.network.addr().is_ipv4();
+        let of_region = |pool: &Pool| pool.region.is_some() && pool.region.as_deref() == region;
+        let mut looked = Vec::new();
+        // A region that has pools of its own takes of no other.
+        let own = self.pools.iter().any(|pool| of_family(pool) && of_region(pool));
+        for pool in self.pools.iter_mut().filter(|pool| of_family(pool)) {
+            if if own { of_region(pool) } else { pool.region.is_none() } {
+                if let Some(address) = pool.take_next() {
+                    return Ok(Some(address));
+                }
+                looked.push(pool.network.to_string());
+            }
+        }
+        match looked.is_empty() {
+            true => Ok(None),
+            false => Err(AddressError::Exhausted { family, pools: looked, resting: self.resting.len() }),
+        }
+    }
+
+    fn claim(&mut self, address: IpAddr) -> Result<(), AddressError> {
+        let mut known = false;
+        for pool in &mut self.pools {
+            let Some(number) = pool.number(address) else { continue };
+            if pool.numbers.take(number) {
+                return Ok(());
+            }
+            known |= !pool.left_out(address);
+        }
+        match self.resting.iter().find(|released| released.address == address) {
+            Some(released) => Err(AddressError::Resting(address, released.until)),
+            None if known => Err(AddressError::Taken(address)),
+            None => Err(AddressError::Elsewhere(address)),
+        }
+    }
+
+    /// Takes note of an address that a peer has. Returns whether nobody else has it.
+    pub(crate) fn note(&mut self, address: IpAddr) -> bool {
+        match self.claim(address) {
+            Ok(()) => true,
+            Err(AddressError::Elsewhere(_)) => self.elsewhere.insert(address),
+            Err(_) => false,
+        }
+    }
+
+    /// These can be had again at once: nobody was told of them.
+    pub(crate) fn give_back(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            if self.elsewhere.remove(&address) {
+                continue;
+            }
+            for pool in &mut self.pools {
+                if let Some(number) = pool.number(address) {
+                    pool.numbers.give_back(number);
+                }
+            }
+        }
+    }
+
+    /// These can be had again later; `until` is not before that of others.
+    pub(crate) fn rest(&mut self, released: impl IntoIterator<Item = Released>) {
+        self.resting.extend(released);
+    }
+
+    /// Gives back those that have rested; returns them.
+    pub(crate) fn wake(&mut self, now: u64) -> Vec<Released> {
+        let count = self.resting.iter().take_while(|released| released.until <= now).count();
+        let woken: Vec<_> = self.resting.drain(..count).collect();
+        self.give_back(woken.iter().map(|released| released.address));
+        woken
+    }
+
+    /// Takes networks for a peer, all or none.
+    pub(crate) fn take_networks(&mut self, prefixes: &[Prefix]) -> Result<(), AddressError> {
+        for (count, prefix) in prefixes.iter().enumerate() {
+            if let Some(other) = self.overlapping(*prefix) {
+                self.free_networks(&prefixes[..count]);
+                return Err(AddressError::Overlap(*prefix, other));
+            }
+            self.networks.insert(prefix.address(), *prefix);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn free_networks(&mut self, prefixes: &[Prefix]) {
+        for prefix in prefixes {
+            self.networks.remove(&prefix.address());
+        }
+    }
+
+    /// Those of peers do not overlap each other: of them the one that begins last before our end decides.
+    fn overlapping(&self, prefix: Prefix) -> Option<Prefix> {
+        let nearest = self.networks.range(..=last(prefix)).next_back().map(|(_, other)| other);
+        let overlaps = |other: &&Prefix| other.contains(prefix.address()) || prefix.contains(other.address());
+        self.fixed.iter().find(overlaps).or(nearest.filter(overlaps)).copied()
+    }
+
+    /// Of all pools: how many addresses there are, are taken, and rest.
+    pub(crate) fn figures(&self) -> impl Iterator<Item = (IpNet, usize, usize)> {
+        self.pools.iter().map(|pool| (pool.network, pool.numbers.bound(), pool.numbers.taken()))
+    }
+
+    pub(crate) fn resting(&self) -> usize {
+        self.resting.len()
+    }
+}
+
+impl Pool {
+    fn new(settings: &PoolSettings) -> Self {
+        let network = settings.network.trunc();
+        let bits = u32::from(network.max_prefix_len() - network.prefix_len());
+        let size = 1_usize.checked_shl(bits).unwrap_or(0);
+        let bound = if bits > 24 { POOL_MOST } else { size };
+        let mut numbers = NumberSet::new(bound);
+        // The network itself, or the anycast address of its routers; and the broadcast address of IPv4.
+        if bits > 1 {
+            numbers.take(0);
+            if network.addr().is_ipv4() {
+                numbers.take(bound - 1);
+            }
+        }
+        Self { network, region: settings.region.clone(), numbers, next: 0 }
+    }
+
+    fn take_next(&mut self) -> Option<IpAddr> {
+        let number = self.numbers.free_from(self.next).or_else(|| self.numbers.free_from(0))?;
+        self.numbers.take(number);
+        self.next = number + 1;
+        Some(self.address(number))
+    }
+
+    fn address(&self, number: usize) -> IpAddr {
+        match self.network.addr() {
+            IpAddr::V4(base) => Ipv4Addr::from_bits(base.to_bits() | u32::try_from(number).unwrap_or(0)).into(),
+            IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() | number as u128).into(),
+        }
+    }
+
+    fn number(&self, address: IpAddr) -> Option<usize> {
+        if !self.network.contains(&address) {
+            return None;
+        }
+        let number = match (self.network.addr(), address) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => usize::try_from(address.to_bits() - base.to_bits()).ok(),
+            (IpAddr::V6(base), IpAddr::V6(address)) => usize::try_from(address.to_bits() - base.to_bits()).ok(),
+            _ => None,
+        };
+        number.filter(|number| *number < self.numbers.bound())
+    }
+
+    /// The addresses of a pool within this one are that pool's.
+    fn leave_out(&mut self, inner: IpNet) {
+        let prefix = prefix(inner);
+        let first = self.number(prefix.address());
+        let end = self.number(last(prefix)).unwrap_or(self.numbers.bound() - 1);
+        for number in first.into_iter().flat_map(|first| first..=end) {
+            self.numbers.take(number);
+        }
+    }
+
+    /// Whether nobody ever gets this address: it is the network's own.
+    fn left_out(&self, address: IpAddr) -> bool {
+        let bits = self.network.max_prefix_len() - self.network.prefix_len();
+        bits > 1 && (address == self.network.network() || (address.is_ipv4() && address == self.network.broadcast()))
+    }
+}
+
+fn prefix(network: IpNet) -> Prefix {
+    Prefix::new(network.addr(), network.prefix_len()).unwrap_or_else(|| Prefix::host(network.addr()))
+}
+
+/// The last address of a network.
+fn last(prefix: Prefix) -> IpAddr {
+    match prefix.address() {
+        IpAddr::V4(first) => {
+            Ipv4Addr::from_bits(first.to_bits() | u32::MAX.checked_shr(prefix.length().into()).unwrap_or(0)).into()
+        }
+        IpAddr::V6(first) => {
+            Ipv6Addr::from_bits(first.to_bits() | u128::MAX.checked_shr(prefix.length().into()).unwrap_or(0)).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(network: &str, region: Option<&str>) -> PoolSettings {
+        PoolSettings { network: network.parse().unwrap(), region: region.map(str::to_owned) }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn prefix(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn v4(addresses: &mut Addresses, region: Option<&str>) -> String {
+        addresses.allocate(&[], region).unwrap().v4.unwrap().to_string()
+    }
+
+    #[test]
+    fn each_peer_gets_one_of_each_kind() {
+        let pools = [pool("10.50.0.0/16", None), pool("fd00:50::/48", None)];
+        let mut addresses = Addresses::new(&pools, &[ip("10.50.0.1"), ip("fd00:50::1")]);
+        let first = addresses.allocate(&[], None).unwrap();
+        assert_eq!(first, Pair { v4: Some("10.50.0.2".parse().unwrap()), v6: Some("fd00:50::2".parse().unwrap()) });
+        let second = addresses.allocate(&[ip("10.50.9.9")], None).unwrap();
+        assert_eq!(second.v4, Some("10.50.9.9".parse().unwrap()));
+        assert_eq!(second.v6, Some("fd00:50::3".parse().unwrap()));
+        assert_eq!(addresses.allocate(&[ip("10.50.9.9")], None), Err(AddressError::Taken(ip("10.50.9.9"))));
+        assert_eq!(addresses.allocate(&[ip("10.50.0.1")], None), Err(AddressError::Taken(ip("10.50.0.1"))));
+        for elsewhere in ["10.51.0.1", "10.50.0.0", "10.50.255.255", "fd00:51::1"] {
+            assert_eq!(addresses.allocate(&[ip(elsewhere)], None), Err(AddressError::Elsewhere(ip(elsewhere))));
+        }
+        let two = [ip("10.50.1.1"), ip("10.50.1.2")];
+        assert_eq!(addresses.allocate(&two, None), Err(AddressError::TwoOfAKind(two[0], two[1])));
+        assert!(addresses.allocate(&two[..1], None).is_ok(), "given back");
+        assert!(addresses.allocate(&two[1..], None).is_ok(), "given back");
+    }
+
+    #[test]
+    fn a_region_has_its_part() {
+        let pools = [pool("10.50.0.0/16", None), pool("10.50.3.0/24", Some("eu")), pool("10.50.4.0/30", Some("ap"))];
+        let mut addresses = Addresses::new(&pools, &[]);
+        assert_eq!(v4(&mut addresses, Some("eu")), "10.50.3.1");
+        assert_eq!(v4(&mut addresses, Some("ap")), "10.50.4.1");
+        assert_eq!(v4(&mut addresses, Some("ap")), "10.50.4.2");
+        let exhausted = addresses.allocate(&[], Some("ap")).unwrap_err();
+        assert!(exhausted.to_string().contains("10.50.4.0/30"), "{exhausted}");
+        assert_eq!(v4(&mut addresses, Some("us")), "10.50.0.1", "no part of its own");
+        for _ in 0..2000 {
+            let address = v4(&mut addresses, None);
+            assert!(
+                !address.starts_with("10.50.3.") && !address.starts_with("10.50.4.0") && address != "10.50.4.3",
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_rests_before_it_is_given_again() {
+        let mut addresses = Addresses::new(&[pool("10.50.0.0/30", None)], &[]);
+        let (first, _) = (addresses.allocate(&[], None).unwrap(), addresses.allocate(&[], None).unwrap());
+        addresses.rest(first.iter().map(|address| Released { address, until: 100 }));
+        assert!(addresses.allocate(&[], None).unwrap_err().to_string().contains("1 rest"));
+        assert_eq!(addresses.allocate(&[ip("10.50.0.1")], None), Err(AddressError::Resting(ip("10.50.0.1"), 100)));
+        assert!(addresses.wake(99).is_empty());
+        assert_eq!(addresses.wake(100).len(), 1);
+        assert_eq!(addresses.allocate(&[], None).unwrap(), first);
+    }
+
+    #[test]
+    fn networks_do_not_overlap() {
+        let mut addresses =
+            Addresses::new(&[pool("10.50.0.0/16", None), pool("10.50.3.0/24", Some("eu"))], &[ip("192.0.2.1")]);
+        addresses.take_networks(&[prefix("172.16.1.0/24"), prefix("fd00::/64")]).unwrap();
+        for overlapping in [
+            "172.16.1.0/24",
+            "172.16.0.0/16",
+            "172.16.1.5",
+            "10.50.200.0/24",
+            "10.0.0.0/8",
+            "192.0.2.0/24",
+            "0.0.0.0/0",
+            "fd00::7",
+            "::/0",
+        ] {
+            let both = [prefix("172.17.0.0/16"), prefix(overlapping)];
+            assert!(matches!(addresses.take_networks(&both), Err(AddressError::Overlap(..))), "{overlapping}");
+        }
+        addresses.take_networks(&[prefix("172.16.0.0/24"), prefix("172.16.2.0/24")]).unwrap();
+        addresses.free_networks(&[prefix("172.16.1.0/24")]);
+        addresses.take_networks(&[prefix("172.16.1.128/25"), prefix("172.16.1.0/25")]).unwrap();
+    }
+
+    #[test]
+    fn one_can_be_a_whole_pool() {
+        let mut addresses = Addresses::new(&[pool("10.50.0.7/32", None), pool("fd00::/127", None)], &[]);
+        let pair = addresses.allocate(&[], None).unwrap();
+        assert_eq!(pair.iter().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.50.0.7", "fd00::"]);
+        assert!(addresses.allocate(&[], None).is_err());
+    }
+}

@@ -1,0 +1,264 @@
+//! The gateway whole: what is registered in memory, the file, the addresses, and the device that serves them.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use edgeproxy_overlay::{Device, Directory, OsRandom, PeerStatus};
+use edgeproxy_store::peers::{PeerFilter, PeerId, PeerPages, PeerRecord, PeerRow, PeersJournal};
+use edgeproxy_tunnel::PublicKey;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::addresses::{Addresses, PoolSettings};
+use crate::deadlines::Deadlines;
+use crate::error::GatewayError;
+use crate::register::{Register, unix_now};
+use crate::rows::Rows;
+
+/// How a gateway is run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GatewaySettings {
+    /// The file of the peers.
+    pub db: PathBuf,
+    /// Where their addresses come from.
+    pub pools: Vec<PoolSettings>,
+    /// How long an address is given to nobody after its peer is gone.
+    pub quarantine: Duration,
+    /// For how long beyond its time an idle peer is kept.
+    pub grace: Duration,
+    /// Registered peers, at most.
+    pub max_peers: usize,
+}
+
+/// The peers of a file, read and not yet served.
+pub struct Opened {
+    settings: GatewaySettings,
+    register: Arc<Register>,
+    outdated: UnboundedReceiver<PeerId>,
+    journal: PeersJournal,
+    pages: PeerPages,
+    next_id: PeerId,
+    claims: Claims,
+    deadlines: Deadlines,
+}
+
+/// Hands out peers.
+pub struct Gateway {
+    pub(crate) settings: GatewaySettings,
+    pub(crate) register: Arc<Register>,
+    pub(crate) journal: PeersJournal,
+    pub(crate) claims: Mutex<Claims>,
+    pub(crate) deadlines: Mutex<Deadlines>,
+    /// Keys are changed one after the other, so that disk and memory agree on the last.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
+    pub(crate) outdated: tokio::sync::Mutex<UnboundedReceiver<PeerId>>,
+    /// When this began to serve: nobody could be heard before.
+    pub(crate) started: u64,
+    pages: Mutex<PeerPages>,
+    device: Arc<Device>,
+    next_id: AtomicU64,
+}
+
+/// What is taken, also by peers that are not on disk yet.
+pub(crate) struct Claims {
+    pub(crate) addresses: Addresses,
+    pub(crate) keys: HashSet<PublicKey>,
+}
+
+impl Opened {
+    /// Reads the file, or makes it. `own` are this gateway's addresses inside the overlay.
+    ///
+    /// # Errors
+    /// The file cannot be used; or two peers have the same key or address, which no gateway writes.
+    pub fn open(settings: GatewaySettings, own: &[IpAddr]) -> Result<Self, GatewayError> {
+        let began = Instant::now();
+        let (outdated, receiver) = unbounded_channel();
+        let mut rows = Rows::new(OsRandom::new().number());
+        let mut addresses = Addresses::new(&settings.pools, own);
+        let mut deadlines = Deadlines::default();
+        let (mut twice, mut resting, now) = (None, Vec::new(), unix_now());
+        let each = |peer: PeerRow| {
+            if twice.is_some() {
+                return;
+            }
+            let pair = [peer.v4.map(IpAddr::from), peer.v6.map(IpAddr::from)];
+            let alone = pair.into_iter().flatten().all(|address| addresses.note(address));
+            if rows.find(&peer.public).is_some() || !alone || addresses.take_networks(&peer.prefixes).is_err() {
+                twice = Some(peer.id);
+                return;
+            }
+            let place = rows.insert(&peer);
+            if let Some(due) = rows
+                .get(place)
+                .and_then(|row| row.due(now))
+                .into_iter()
+                .chain(peer.former.map(|former| former.until))
+                .min()
+            {
+                deadlines.set(due, peer.id);
+            }
+        };
+        let (journal, next_id) = PeersJournal::open(&settings.db, each, |released| resting.push(released))?;
+        if let Some(id) = twice {
+            return Err(GatewayError::Twice { path: settings.db.display().to_string(), id });
+        }
+        resting.sort_by_key(|released| released.until);
+        resting.retain(|released| addresses.note(released.address));
+        addresses.rest(resting);
+        let pages = PeerPages::open(&settings.db)?;
+        tracing::info!(peers = rows.len(), took = ?began.elapsed(), db = %settings.db.display(), "peers loaded");
+        Ok(Self {
+            settings,
+            register: Arc::new(Register::new(rows, outdated)),
+            outdated: receiver,
+            journal,
+            pages,
+            next_id,
+            claims: Claims { addresses, keys: HashSet::new() },
+            deadlines,
+        })
+    }
+
+    /// What the device asks when somebody speaks whom it has not been told of.
+    pub fn directory(&self) -> Arc<dyn Directory> {
+        Arc::clone(&self.register) as Arc<dyn Directory>
+    }
+
+    /// Serves them by this device, which has been given the directory.
+    pub fn serve(self, device: Arc<Device>) -> Gateway {
+        Gateway {
+            settings: self.settings,
+            register: self.register,
+            journal: self.journal,
+            claims: Mutex::new(self.claims),
+            deadlines: Mutex::new(self.deadlines),
+            rotating: tokio::sync::Mutex::default(),
+            outdated: tokio::sync::Mutex::new(self.outdated),
+            started: unix_now(),
+            pages: Mutex::new(self.pages),
+            device,
+            next_id: AtomicU64::new(self.next_id.0),
+        }
+    }
+}
+
+/// How full a gateway is.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Registered peers.
+    pub peers: usize,
+    /// Those of them that the device knows, as they have or had a session.
+    pub awake: usize,
+    /// Addresses that nobody has any more and nobody gets yet.
+    pub resting: usize,
+    /// The pools.
+    pub pools: Vec<PoolFigures>,
+}
+
+/// How full a pool is.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolFigures {
+    /// Which.
+    pub network: IpNet,
+    /// Addresses it has.
+    pub size: usize,
+    /// Addresses that are somebody's, the network's own, or rest.
+    pub taken: usize,
+}
+
+/// A peer as it is now.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What is kept of it, up to now.
+    pub peer: PeerRecord,
+    /// How it is at the device, while it is awake.
+    pub awake: Option<PeerStatus>,
+}
+
+impl Gateway {
+    /// The number of the peer with this key.
+    pub fn find(&self, public: &PublicKey) -> Option<PeerId> {
+        let rows = self.register.rows.read();
+        let (place, _) = rows.find(public)?;
+        rows.get(place).map(|row| row.id)
+    }
+
+    /// One peer. Waits for the disk for some 50 us.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn show(&self, id: PeerId) -> Result<Option<Shown>, GatewayError> {
+        if self.peer(id).is_none() {
+            return Ok(None);
+        }
+        let record = self.pages.lock().get(id)?;
+        Ok(record.map(|record| self.shown(record)))
+    }
+
+    /// Up to `limit` peers that the filter lets through, in the order of their numbers, from above `after` on. Waits for
+    /// the disk.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn page(&self, after: PeerId, limit: usize, filter: &PeerFilter) -> Result<Vec<Shown>, GatewayError> {
+        let records = self.pages.lock().page(after, limit, filter)?;
+        // One that is being removed is on disk no longer, one that is being created is not in memory yet.
+        let known = records.into_iter().filter(|record| self.peer(record.row.id).is_some());
+        Ok(known.map(|record| self.shown(record)).collect())
+    }
+
+    /// With what was seen since it was last written.
+    fn shown(&self, mut peer: PeerRecord) -> Shown {
+        if let Some(row) = self.peer(peer.row.id) {
+            peer.row = row;
+        }
+        let left = self.register.left(peer.row.id);
+        let awake = self.device.peer(&peer.row.public);
+        peer.endpoint = awake.as_ref().and_then(|awake| awake.settings.endpoint).or(left.endpoint).or(peer.endpoint);
+        peer.received += left.received + awake.as_ref().map_or(0, |awake| awake.received);
+        peer.sent += left.sent + awake.as_ref().map_or(0, |awake| awake.sent);
+        Shown { peer, awake }
+    }
+
+    /// How full it is.
+    pub fn figures(&self) -> Figures {
+        let claims = self.claims.lock();
+        let pools = claims.addresses.figures();
+        Figures {
+            peers: self.len(),
+            awake: self.device.awake(),
+            resting: claims.addresses.resting(),
+            pools: pools.map(|(network, size, taken)| PoolFigures { network, size, taken }).collect(),
+        }
+    }
+
+    /// The device that serves them.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// How many there are, awake or not.
+    pub fn len(&self) -> usize {
+        self.register.rows.read().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn peer(&self, id: PeerId) -> Option<PeerRow> {
+        let rows = self.register.rows.read();
+        rows.peer(rows.by_id(id)?)
+    }
+
+    pub(crate) fn next_id(&self) -> PeerId {
+        PeerId(self.next_id.fetch_add(1, Relaxed))
+    }
+}

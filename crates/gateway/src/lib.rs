@@ -1,0 +1,26 @@
+//! Peers for whoever asks: an address, a row on disk, and from the moment of the answer a tunnel as soon as it speaks.
+//!
+//! ```text
+//! provision: checked -> addresses -> on disk -> in memory -> answered
+//! register:  what the device asks at the first handshake, and tells when the peer sleeps again
+//! collect:   ends those whose time it is
+//! ```
+//! No operation looks at more than one peer, however many there are.
+
+mod addresses;
+mod collect;
+mod deadlines;
+mod error;
+mod gateway;
+mod number_set;
+mod provision;
+mod register;
+mod request;
+mod rows;
+
+pub use addresses::{AddressError, Family, PoolSettings};
+pub use collect::End;
+pub use error::GatewayError;
+pub use gateway::{Figures, Gateway, GatewaySettings, Opened, PoolFigures, Shown};
+pub use provision::Created;
+pub use request::{IDLE_LEAST, PeerRequest, RequestError};

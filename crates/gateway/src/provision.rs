@@ -1,0 +1,268 @@
+//! How a peer comes to be, changes its key, and ends.
+//!
+//! Created: checked, given addresses, on disk, known to the device, answered. Whoever has the answer can send its first
+//! handshake at once, and finds the peer after a crash; who has none may ask again, and gets the same peer if it names
+//! the same key. Ended: off the disk, its sessions cut, answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgeproxy_overlay::OsRandom;
+use edgeproxy_store::peers::{FormerKey, PeerId, PeerRecord, PeerRow, PeerWrite, Released};
+use edgeproxy_tunnel::{PresharedKey, PrivateKey, PublicKey, Random, Tai64N};
+
+use crate::addresses::Pair;
+use crate::error::GatewayError;
+use crate::gateway::Gateway;
+use crate::register::unix_now;
+use crate::request::PeerRequest;
+
+/// A peer that there is now.
+#[derive(Debug)]
+pub struct Created {
+    /// All of it.
+    pub peer: PeerRecord,
+    /// Its private key, if it was made here: it is kept nowhere.
+    pub private: Option<PrivateKey>,
+    /// It was there already, as it is.
+    pub existing: bool,
+}
+
+/// What is taken for a peer before it is on disk. Dropped, it is given back.
+struct Claim<'a> {
+    gateway: &'a Gateway,
+    public: PublicKey,
+    pair: Pair,
+    networks: Vec<edgeproxy_tunnel::Prefix>,
+}
+
+impl Gateway {
+    /// Creates a peer. One with this key that is there already is returned as it is.
+    ///
+    /// # Errors
+    /// [`GatewayError`]; nothing is left of it.
+    pub async fn create(&self, request: PeerRequest) -> Result<Created, GatewayError> {
+        let mut results = self.create_all(vec![request]).await;
+        results.pop().expect("one was asked for")
+    }
+
+    /// Creates several peers with one flush to disk; each succeeds or fails for itself.
+    pub async fn create_all(&self, requests: Vec<PeerRequest>) -> Vec<Result<Created, GatewayError>> {
+        let prepared: Vec<_> = requests.into_iter().map(|request| self.prepare(request)).collect();
+        let records: Vec<_> =
+            prepared.iter().flatten().filter_map(|draft| draft.claim.as_ref().map(|_| draft.peer.clone())).collect();
+        let written = if records.is_empty() { Ok(()) } else { self.journal.write(PeerWrite::Add(records)).await };
+        let finish = |draft: Draft<'_>| {
+            if let Some(claim) = draft.claim {
+                written.clone()?;
+                claim.fulfil(&draft.peer.row);
+            }
+            Ok(Created { peer: draft.peer, private: draft.private, existing: draft.existing })
+        };
+        prepared.into_iter().map(|draft| draft.and_then(finish)).collect()
+    }
+
+    /// Checks it, and takes what it needs.
+    fn prepare(&self, request: PeerRequest) -> Result<Draft<'_>, GatewayError> {
+        request.check()?;
+        let mut random = OsRandom::new();
+        let private = request.public.is_none().then(|| PrivateKey::from_bytes(random.bytes()));
+        let public = request.public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
+        if public == self.device().public() {
+            return Err(GatewayError::OwnKey(public));
+        }
+        if let Some(peer) = self.existing(&public)? {
+            return Ok(Draft { peer, private: None, existing: true, claim: None });
+        }
+        let claim = self.claim(public, &request)?;
+        let preshared = match request.make_preshared {
+            true => PresharedKey::from_bytes(random.bytes()),
+            false => request.preshared.unwrap_or_default(),
+        };
+        let now = unix_now();
+        let row = PeerRow {
+            id: self.next_id(),
+            public,
+            preshared,
+            v4: claim.pair.v4,
+            v6: claim.pair.v6,
+            prefixes: request.prefixes,
+            created: now,
+            expires: request.ttl.map(|ttl| now.saturating_add(ttl.as_secs())),
+            idle: request.idle_ttl.map(|idle| idle.as_secs()),
+            keep: request.keep,
+            handshake: None,
+            greatest: Tai64N::default(),
+            former: None,
+        };
+        let PeerRequest { name, region, tags, .. } = request;
+        let peer = PeerRecord { row, name, region, tags, endpoint: None, received: 0, sent: 0 };
+        Ok(Draft { peer, private, existing: false, claim: Some(claim) })
+    }
+
+    /// The peer with this key.
+    fn existing(&self, public: &PublicKey) -> Result<Option<PeerRecord>, GatewayError> {
+        let found = self.register.rows.read().find(public);
+        match found {
+            None => Ok(None),
+            Some((_, true)) => Err(GatewayError::KeyTaken(*public)),
+            Some((place, false)) => {
+                let id = self.register.rows.read().get(place).map(|row| row.id);
+                Ok(id.map(|id| self.show(id)).transpose()?.flatten().map(|shown| shown.peer))
+            }
+        }
+    }
+
+    fn claim(&self, public: PublicKey, request: &PeerRequest) -> Result<Claim<'_>, GatewayError> {
+        let mut claims = self.claims.lock();
+        if claims.keys.contains(&public) {
+            return Err(GatewayError::Busy(public));
+        }
+        // Once more, as the key was free before the lock was taken.
+        if self.register.rows.read().find(&public).is_some() {
+            return Err(GatewayError::Busy(public));
+        }
+        let count = self.register.rows.read().len() + claims.keys.len();
+        if count >= self.settings.max_peers {
+            return Err(GatewayError::Full(count));
+        }
+        let pair = claims.addresses.allocate(&request.addresses, request.region.as_deref())?;
+        if let Err(error) = claims.addresses.take_networks(&request.prefixes) {
+            claims.addresses.give_back(pair.iter());
+            return Err(error.into());
+        }
+        claims.keys.insert(public);
+        Ok(Claim { gateway: self, public, pair, networks: request.prefixes.clone() })
+    }
+
+    /// Ends a peer: once this returns nothing is taken from it and nothing sent to it, and after a crash it is gone.
+    ///
+    /// # Errors
+    /// There is none, or the disk fails: then it is as it was.
+    pub async fn remove(&self, id: PeerId) -> Result<(), GatewayError> {
+        let peer = self.peer(id).ok_or(GatewayError::Unknown(id))?;
+        let until = unix_now() + self.settings.quarantine.as_secs();
+        let pair = Pair { v4: peer.v4, v6: peer.v6 };
+        let released: Vec<_> = pair.iter().map(|address| Released { address, until }).collect();
+        self.journal.write(PeerWrite::Remove { id, released: released.clone() }).await?;
+        let removed = {
+            let mut rows = self.register.rows.write();
+            rows.by_id(id).and_then(|place| rows.remove(place))
+        };
+        // Somebody else removed it while this waited for the disk.
+        let removed = removed.ok_or(GatewayError::Unknown(id))?;
+        self.cut(removed.public).await;
+        if let Some(former) = removed.former {
+            self.cut(former.public).await;
+        }
+        let mut claims = self.claims.lock();
+        claims.addresses.free_networks(&removed.prefixes);
+        claims.addresses.rest(released);
+        Ok(())
+    }
+
+    /// Gives a peer another key. The former counts until the new one is first used, but no longer than `overlap`.
+    ///
+    /// # Errors
+    /// There is no such peer, the key is somebody's, or the disk fails: then all is as it was.
+    pub async fn rotate(
+        &self,
+        id: PeerId,
+        public: Option<PublicKey>,
+        overlap: Duration,
+    ) -> Result<Created, GatewayError> {
+        let private = public.is_none().then(|| PrivateKey::from_bytes(OsRandom::new().bytes()));
+        let public = public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
+        let _turn = self.rotating.lock().await;
+        let mut peer = self.peer(id).ok_or(GatewayError::Unknown(id))?;
+        if public == self.device().public() {
+            return Err(GatewayError::OwnKey(public));
+        }
+        let claim = self.claim_key(public)?;
+        let outlived = peer.former.map(|former| former.public);
+        let until = unix_now().saturating_add(overlap.as_secs());
+        let replaced = FormerKey { public: peer.public, until, greatest: peer.greatest };
+        peer.former = (!overlap.is_zero()).then_some(replaced);
+        (peer.public, peer.greatest) = (public, Tai64N::default());
+        self.journal.write(PeerWrite::Rotate { row: Box::new(peer.clone()) }).await?;
+        {
+            let mut rows = self.register.rows.write();
+            let place = rows.by_id(id).ok_or(GatewayError::Unknown(id))?;
+            rows.rekey(place, &peer);
+        }
+        drop(claim);
+        if let Some(key) = outlived {
+            self.cut(key).await;
+        }
+        match peer.former {
+            None => self.cut(replaced.public).await,
+            Some(former) => self.deadlines.lock().set(former.until, id),
+        }
+        let shown = self.show(id)?.ok_or(GatewayError::Unknown(id))?;
+        Ok(Created { peer: shown.peer, private, existing: false })
+    }
+
+    /// Its successor is in use, or its time is over: the key a peer had before counts no more.
+    pub(crate) async fn end_former(&self, id: PeerId) -> Result<(), GatewayError> {
+        let _turn = self.rotating.lock().await;
+        let Some(mut peer) = self.peer(id) else { return Ok(()) };
+        let Some(former) = peer.former.take() else { return Ok(()) };
+        self.journal.write(PeerWrite::Rotate { row: Box::new(peer.clone()) }).await?;
+        {
+            let mut rows = self.register.rows.write();
+            let Some(place) = rows.by_id(id) else { return Ok(()) };
+            rows.drop_former(place, &former.public);
+        }
+        self.cut(former.public).await;
+        Ok(())
+    }
+
+    fn claim_key(&self, public: PublicKey) -> Result<Claim<'_>, GatewayError> {
+        let mut claims = self.claims.lock();
+        if self.register.rows.read().find(&public).is_some() {
+            return Err(GatewayError::KeyTaken(public));
+        }
+        if !claims.keys.insert(public) {
+            return Err(GatewayError::Busy(public));
+        }
+        Ok(Claim { gateway: self, public, pair: Pair::default(), networks: Vec::new() })
+    }
+
+    /// The device forgets whoever has this key. The caller has seen to it that nobody is woken by it any more.
+    async fn cut(&self, public: PublicKey) {
+        let device = Arc::clone(self.device());
+        if device.peer(&public).is_some() {
+            // Waits for the threads of the device.
+            let cut = tokio::task::spawn_blocking(move || device.remove_peer(&public)).await;
+            if let Err(error) = cut {
+                tracing::error!(%error, peer = %public, "cannot cut the sessions of a peer");
+            }
+        }
+    }
+}
+
+/// A peer that is checked and not yet on disk.
+struct Draft<'a> {
+    peer: PeerRecord,
+    private: Option<PrivateKey>,
+    existing: bool,
+    claim: Option<Claim<'a>>,
+}
+
+impl Claim<'_> {
+    /// It is on disk: from now on the device knows it.
+    fn fulfil(mut self, row: &PeerRow) {
+        self.gateway.register.rows.write().insert(row);
+        self.gateway.watch(row);
+        (self.pair, self.networks) = (Pair::default(), Vec::new());
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut claims = self.gateway.claims.lock();
+        claims.keys.remove(&self.public);
+        claims.addresses.give_back(self.pair.iter());
+        claims.addresses.free_networks(&self.networks);
+    }
+}

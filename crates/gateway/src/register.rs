@@ -1,0 +1,159 @@
+//! What the device asks for: who is registered, and what is seen of them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use edgeproxy_overlay::{Directory, PeerSettings, PeerStatus};
+use edgeproxy_store::peers::{PeerId, Sighting};
+use edgeproxy_tunnel::{Introduction, PublicKey, Tai64N};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::rows::{Place, Rows};
+
+/// All registered peers.
+pub(crate) struct Register {
+    pub(crate) rows: RwLock<Rows>,
+    /// What is seen and not yet written.
+    seen: Mutex<Seen>,
+    /// Keys whose successor is in use.
+    outdated: UnboundedSender<PeerId>,
+}
+
+#[derive(Default)]
+struct Seen {
+    dirty: Vec<PeerId>,
+    asleep: HashMap<PeerId, Left>,
+}
+
+/// What is left of a peer that sleeps.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Left {
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+}
+
+impl Register {
+    pub(crate) fn new(rows: Rows, outdated: UnboundedSender<PeerId>) -> Self {
+        Self { rows: RwLock::new(rows), seen: Mutex::default(), outdated }
+    }
+
+    /// What was seen since this was last asked.
+    pub(crate) fn take_sightings(&self) -> Vec<Sighting> {
+        let mut rows = self.rows.write();
+        let Seen { dirty, mut asleep } = std::mem::take(&mut *self.seen.lock());
+        let sightings = dirty.into_iter().filter_map(|id| {
+            let place = rows.by_id(id)?;
+            let row = rows.get_mut(place)?;
+            row.dirty = false;
+            let left = asleep.remove(&id).unwrap_or_default();
+            Some(Sighting {
+                id,
+                handshake: row.handshake(),
+                greatest: row.greatest,
+                endpoint: left.endpoint,
+                received: left.received,
+                sent: left.sent,
+            })
+        });
+        sightings.collect()
+    }
+
+    /// These could not be written: they are seen still.
+    pub(crate) fn put_back(&self, sightings: &[Sighting]) {
+        let mut rows = self.rows.write();
+        for sighting in sightings {
+            let Some(place) = rows.by_id(sighting.id) else { continue };
+            self.mark(&mut rows, place);
+            self.add_left(sighting.id, sighting.endpoint, sighting.received, sighting.sent);
+        }
+    }
+
+    /// What is to be added to what is written of a peer.
+    pub(crate) fn left(&self, id: PeerId) -> Left {
+        self.seen.lock().asleep.get(&id).copied().unwrap_or_default()
+    }
+
+    /// They are to be written at the next occasion.
+    fn mark(&self, rows: &mut Rows, place: Place) -> Option<PeerId> {
+        let row = rows.get_mut(place)?;
+        if !std::mem::replace(&mut row.dirty, true) {
+            self.seen.lock().dirty.push(row.id);
+        }
+        Some(row.id)
+    }
+}
+
+impl Register {
+    fn add_left(&self, id: PeerId, endpoint: Option<SocketAddr>, received: u64, sent: u64) {
+        let mut seen = self.seen.lock();
+        let left = seen.asleep.entry(id).or_default();
+        left.endpoint = endpoint.or(left.endpoint);
+        left.received += received;
+        left.sent += sent;
+    }
+}
+
+impl Directory for Register {
+    fn introduce(&self, public: &PublicKey) -> Option<Introduction> {
+        let rows = self.rows.read();
+        let (place, was_replaced) = rows.find(public)?;
+        let preshared = rows.preshared(place);
+        let greatest = match was_replaced {
+            true => rows.former(place).filter(|former| former.until > unix_now())?.greatest,
+            false => rows.get(place)?.greatest,
+        };
+        Some(Introduction { preshared, greatest })
+    }
+
+    fn wake(&self, public: &PublicKey) -> Option<PeerSettings> {
+        let rows = self.rows.read();
+        let (place, _) = rows.find(public)?;
+        Some(PeerSettings {
+            public: *public,
+            preshared: rows.preshared(place),
+            endpoint: None,
+            keepalive: None,
+            allowed_ips: rows.allowed_ips(place),
+        })
+    }
+
+    fn note_answered(&self, public: &PublicKey, timestamp: Tai64N) {
+        let mut rows = self.rows.write();
+        let Some((place, was_replaced)) = rows.find(public) else { return };
+        if was_replaced {
+            return rows.note_former(place, timestamp);
+        }
+        if let Some(row) = rows.get_mut(place) {
+            row.greatest = timestamp;
+            row.note_handshake(unix_now());
+        }
+        let id = self.mark(&mut rows, place);
+        if let Some(id) = id.filter(|_| rows.former(place).is_some()) {
+            // Only when the process ends there is nobody who reads it.
+            let _ = self.outdated.send(id);
+        }
+    }
+
+    fn note_asleep(&self, status: &PeerStatus) {
+        let mut rows = self.rows.write();
+        let Some((place, _)) = rows.find(&status.settings.public) else { return };
+        if let Some(id) = self.mark(&mut rows, place) {
+            self.add_left(id, status.settings.endpoint, status.received, status.sent);
+        }
+    }
+}
+
+impl fmt::Debug for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Register({} peers)", self.rows.read().len())
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}

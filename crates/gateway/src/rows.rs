@@ -1,0 +1,325 @@
+//! The registered peers in memory: a row each, found by key or by number.
+//!
+//! A million of them take 130 MB. No operation touches more than one of them, or waits while a table of all of them grows:
+//! rows stand in chunks that never move, and each index is a thousand small tables.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use edgeproxy_store::peers::{FormerKey, PeerId, PeerRow};
+use edgeproxy_tunnel::{Keyed, Prefix, PresharedKey, PublicKey, Tai64N};
+use hashbrown::HashTable;
+
+use crate::addresses::Pair;
+
+/// Rows that are made room for at once.
+const CHUNK: usize = 4096;
+/// Tables of an index. A power of two.
+const SHARDS: usize = 1024;
+
+/// Where a row is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Place(u32);
+
+/// A registered peer.
+pub(crate) struct Row {
+    pub(crate) public: PublicKey,
+    pub(crate) greatest: Tai64N,
+    pub(crate) id: PeerId,
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+    /// Times as seconds since 1970, 0: never.
+    created: u32,
+    expires: u32,
+    idle: u32,
+    handshake: u32,
+    pub(crate) keep: bool,
+    /// What is seen of it is yet to be written.
+    pub(crate) dirty: bool,
+    /// It has an entry among the extras.
+    has_extra: bool,
+}
+
+/// What few peers have.
+#[derive(Clone, Default)]
+struct Extra {
+    preshared: PresharedKey,
+    prefixes: Vec<Prefix>,
+    former: Option<FormerKey>,
+}
+
+pub(crate) struct Rows {
+    chunks: Vec<Vec<Option<Row>>>,
+    free: Vec<u32>,
+    by_key: Index,
+    by_id: Index,
+    extras: HashMap<u32, Extra>,
+    /// Keys that were replaced and count still.
+    former: HashMap<PublicKey, u32, Keyed>,
+    count: usize,
+    hash: Keyed,
+}
+
+impl Row {
+    fn of(row: &PeerRow) -> Self {
+        let seconds = |time: Option<u64>| time.map_or(0, |time| u32::try_from(time).unwrap_or(u32::MAX).max(1));
+        Self {
+            public: row.public,
+            greatest: row.greatest,
+            id: row.id,
+            v4: row.v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            v6: row.v6.unwrap_or(Ipv6Addr::UNSPECIFIED),
+            created: seconds(Some(row.created)),
+            expires: seconds(row.expires),
+            idle: seconds(row.idle),
+            handshake: seconds(row.handshake),
+            keep: row.keep,
+            dirty: false,
+            has_extra: false,
+        }
+    }
+
+    pub(crate) fn pair(&self) -> Pair {
+        Pair {
+            v4: Some(self.v4).filter(|v4| !v4.is_unspecified()),
+            v6: Some(self.v6).filter(|v6| !v6.is_unspecified()),
+        }
+    }
+
+    pub(crate) fn expires(&self) -> Option<u64> {
+        (self.expires != 0).then_some(self.expires.into())
+    }
+
+    /// After so many seconds without a handshake it ends, unless it is kept.
+    pub(crate) fn idle(&self) -> Option<u64> {
+        (self.idle != 0 && !self.keep).then_some(self.idle.into())
+    }
+
+    pub(crate) fn handshake(&self) -> Option<u64> {
+        (self.handshake != 0).then_some(self.handshake.into())
+    }
+
+    /// When it was last known to be wanted: at a handshake, or when it was made.
+    pub(crate) fn last_use(&self) -> u64 {
+        self.handshake.max(self.created).into()
+    }
+
+    /// When it has to be looked at, as far as is known: it ends, or could have been idle for long enough. `since`: nobody
+    /// could be heard before.
+    pub(crate) fn due(&self, since: u64) -> Option<u64> {
+        let idle = self.idle().map(|idle| self.last_use().max(since) + idle);
+        self.expires().into_iter().chain(idle).min()
+    }
+
+    pub(crate) fn note_handshake(&mut self, now: u64) {
+        self.handshake = u32::try_from(now).unwrap_or(u32::MAX);
+    }
+}
+
+impl Rows {
+    /// `secret` has to be random.
+    pub(crate) fn new(secret: u64) -> Self {
+        let hash = Keyed(secret);
+        Self {
+            chunks: Vec::new(),
+            free: Vec::new(),
+            by_key: Index::new(),
+            by_id: Index::new(),
+            extras: HashMap::new(),
+            former: HashMap::with_hasher(hash),
+            count: 0,
+            hash,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The peer with this key; whether the key is the one it had before.
+    pub(crate) fn find(&self, public: &PublicKey) -> Option<(Place, bool)> {
+        let hash = self.hash.hash_one(public);
+        let current = self.by_key.find(hash, |place| self.at(place).is_some_and(|row| row.public == *public));
+        current
+            .map(|place| (Place(place), false))
+            .or_else(|| self.former.get(public).map(|place| (Place(*place), true)))
+    }
+
+    pub(crate) fn by_id(&self, id: PeerId) -> Option<Place> {
+        let hash = self.hash.hash_one(id);
+        self.by_id.find(hash, |place| self.at(place).is_some_and(|row| row.id == id)).map(Place)
+    }
+
+    pub(crate) fn get(&self, place: Place) -> Option<&Row> {
+        self.at(place.0)
+    }
+
+    pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Row> {
+        let (chunk, index) = parts(place.0);
+        self.chunks.get_mut(chunk)?.get_mut(index)?.as_mut()
+    }
+
+    /// The caller has seen that neither its key nor its number is there.
+    pub(crate) fn insert(&mut self, peer: &PeerRow) -> Place {
+        let place = self.free.pop().unwrap_or_else(|| self.grow());
+        let (chunk, index) = parts(place);
+        self.chunks[chunk][index] = Some(Row::of(peer));
+        let Self { chunks, by_key, by_id, hash, .. } = self;
+        let row = |place: u32| chunks.get(parts(place).0)?.get(parts(place).1)?.as_ref();
+        by_key.insert(hash.hash_one(peer.public), place, |other| hash.hash_one(row(other).map(|row| row.public)));
+        by_id.insert(hash.hash_one(peer.id), place, |other| hash.hash_one(row(other).map(|row| row.id)));
+        self.count += 1;
+        let extra = Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former: peer.former };
+        self.set_extra(place, extra);
+        Place(place)
+    }
+
+    /// Returns it as it was.
+    pub(crate) fn remove(&mut self, place: Place) -> Option<PeerRow> {
+        let peer = self.peer(place)?;
+        self.set_extra(place.0, Extra::default());
+        let (hash, at) = (self.hash, place.0);
+        self.by_key.remove(hash.hash_one(peer.public), at);
+        self.by_id.remove(hash.hash_one(peer.id), at);
+        let (chunk, index) = parts(at);
+        self.chunks[chunk][index] = None;
+        self.free.push(at);
+        self.count -= 1;
+        Some(peer)
+    }
+
+    /// Gives it these keys. The caller has seen that nobody else has the new one.
+    pub(crate) fn rekey(&mut self, place: Place, peer: &PeerRow) {
+        let Some(row) = self.get_mut(place) else { return };
+        let before = std::mem::replace(&mut row.public, peer.public);
+        // It may have been answered since the caller looked.
+        let greatest = std::mem::take(&mut row.greatest);
+        let former = peer.former.map(|former| FormerKey { greatest: former.greatest.max(greatest), ..former });
+        let Self { chunks, by_key, hash, .. } = self;
+        by_key.remove(hash.hash_one(before), place.0);
+        let row = |place: u32| chunks.get(parts(place).0)?.get(parts(place).1)?.as_ref();
+        by_key.insert(hash.hash_one(peer.public), place.0, |other| hash.hash_one(row(other).map(|row| row.public)));
+        self.set_extra(place.0, Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former });
+    }
+
+    /// The key it had before counts no more.
+    pub(crate) fn drop_former(&mut self, place: Place, former: &PublicKey) {
+        let mut extra = self.extras.get(&place.0).cloned().unwrap_or_default();
+        if extra.former.is_some_and(|known| known.public == *former) {
+            extra.former = None;
+            self.set_extra(place.0, extra);
+        }
+    }
+
+    /// All that is known of it.
+    pub(crate) fn peer(&self, place: Place) -> Option<PeerRow> {
+        let row = self.get(place)?;
+        let extra = if row.has_extra { self.extras.get(&place.0).cloned() } else { None }.unwrap_or_default();
+        let pair = row.pair();
+        Some(PeerRow {
+            id: row.id,
+            public: row.public,
+            preshared: extra.preshared,
+            v4: pair.v4,
+            v6: pair.v6,
+            prefixes: extra.prefixes,
+            created: row.created.into(),
+            expires: row.expires(),
+            idle: (row.idle != 0).then_some(row.idle.into()),
+            keep: row.keep,
+            handshake: row.handshake(),
+            greatest: row.greatest,
+            former: extra.former,
+        })
+    }
+
+    /// Addresses that are its own, each alone, and the networks behind it.
+    pub(crate) fn allowed_ips(&self, place: Place) -> Vec<Prefix> {
+        let Some(row) = self.get(place) else { return Vec::new() };
+        let extra = self.extras.get(&place.0).filter(|_| row.has_extra);
+        let networks = extra.into_iter().flat_map(|extra| extra.prefixes.iter().copied());
+        row.pair().iter().map(|address: IpAddr| Prefix::host(address)).chain(networks).collect()
+    }
+
+    pub(crate) fn preshared(&self, place: Place) -> PresharedKey {
+        let has = self.get(place).is_some_and(|row| row.has_extra);
+        self.extras.get(&place.0).filter(|_| has).map(|extra| extra.preshared.clone()).unwrap_or_default()
+    }
+
+    /// The key it had before, while it counts.
+    pub(crate) fn former(&self, place: Place) -> Option<FormerKey> {
+        self.extras.get(&place.0)?.former
+    }
+
+    /// An initiation with the key it had before was answered.
+    pub(crate) fn note_former(&mut self, place: Place, timestamp: Tai64N) {
+        if let Some(former) = self.extras.get_mut(&place.0).and_then(|extra| extra.former.as_mut()) {
+            former.greatest = timestamp;
+        }
+    }
+
+    fn set_extra(&mut self, place: u32, extra: Extra) {
+        let before = self.extras.get(&place).and_then(|extra| extra.former);
+        if let Some(before) = before.filter(|before| extra.former.is_none_or(|former| former.public != before.public)) {
+            self.former.remove(&before.public);
+        }
+        if let Some(former) = extra.former {
+            self.former.insert(former.public, place);
+        }
+        let has = extra.preshared != PresharedKey::default() || !extra.prefixes.is_empty() || extra.former.is_some();
+        match has {
+            true => _ = self.extras.insert(place, extra),
+            false => _ = self.extras.remove(&place),
+        }
+        if let Some(row) = self.get_mut(Place(place)) {
+            row.has_extra = has;
+        }
+    }
+
+    /// Makes room for more; returns the first place of it.
+    fn grow(&mut self) -> u32 {
+        let first = self.chunks.len() * CHUNK;
+        self.chunks.push(std::iter::repeat_with(|| None).take(CHUNK).collect());
+        let places = (first..first + CHUNK).rev().filter_map(|place| u32::try_from(place).ok());
+        self.free.extend(places);
+        self.free.pop().expect("a chunk was added; four thousand million rows do not fit a memory")
+    }
+
+    fn at(&self, place: u32) -> Option<&Row> {
+        let (chunk, index) = parts(place);
+        self.chunks.get(chunk)?.get(index)?.as_ref()
+    }
+}
+
+fn parts(place: u32) -> (usize, usize) {
+    (place as usize / CHUNK, place as usize % CHUNK)
+}
+
+/// Places by hash.
+struct Index(Vec<HashTable<u32>>);
+
+impl Index {
+    fn new() -> Self {
+        Self(std::iter::repeat_with(HashTable::new).take(SHARDS).collect())
+    }
+
+    /// The tables themselves use the first and the last bits.
+    fn shard(hash: u64) -> usize {
+        (hash >> 40) as usize % SHARDS
+    }
+
+    fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        self.0[Self::shard(hash)].find(hash, |place| is_it(*place)).copied()
+    }
+
+    fn insert(&mut self, hash: u64, place: u32, rehash: impl Fn(u32) -> u64) {
+        self.0[Self::shard(hash)].insert_unique(hash, place, |place| rehash(*place));
+    }
+
+    fn remove(&mut self, hash: u64, place: u32) {
+        if let Ok(entry) = self.0[Self::shard(hash)].find_entry(hash, |other| *other == place) {
+            entry.remove();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Peers that end.
+
+use std::time::Duration;
+
+use edgeproxy_gateway::{End, GatewayError, PeerRequest};
+use edgeproxy_store::peers::PeerId;
+
+use crate::support::{A_WHILE, Client, LONG, Served, eventually, file, private};
+
+#[tokio::test]
+async fn a_removed_peer_is_cut_at_once_and_can_come_back() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let (client, other) =
+        (Client::create(&served, PeerRequest::default()).await, Client::create(&served, PeerRequest::default()).await);
+    let (up, other) = (client.up(&served), other.up(&served));
+    assert!(up.is_heard(LONG) && other.is_heard(LONG));
+    let id = served.gateway.find(&client.public()).unwrap();
+    served.gateway.remove(id).await.unwrap();
+    assert_eq!(served.gateway.device().awake(), 1);
+    assert!(!up.is_heard(A_WHILE));
+    assert!(other.is_heard(A_WHILE), "nobody else notices");
+    assert_eq!(served.gateway.remove(id).await, Err(GatewayError::Unknown(id)));
+    drop(up);
+    let request = PeerRequest { public: Some(client.public()), ..PeerRequest::default() };
+    let again = served.gateway.create(request).await.unwrap();
+    assert!(again.peer.row.id > id && again.peer.row.v4.unwrap() != client.ip, "another number, another address");
+}
+
+#[tokio::test]
+async fn a_peer_whose_time_is_over_is_collected() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let short = PeerRequest { ttl: Some(Duration::from_secs(1)), ..PeerRequest::default() };
+    let client = Client::create(&served, short).await;
+    Client::create(&served, PeerRequest { ttl: Some(Duration::from_secs(3600)), ..PeerRequest::default() }).await;
+    let up = client.up(&served);
+    assert!(up.is_heard(LONG));
+    let id = served.gateway.find(&client.public()).unwrap();
+    eventually("time passes", || served.gateway.ending() == [(id, End::Expired)]);
+    assert_eq!(served.gateway.collect().await, [(id, End::Expired)]);
+    assert!(!up.is_heard(A_WHILE), "also one that is in use");
+    assert_eq!(served.gateway.len(), 1);
+    assert!(served.gateway.collect().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_without_a_gap() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let client = Client::create(&served, PeerRequest::default()).await;
+    let id = served.gateway.find(&client.public()).unwrap();
+    let before = client.up(&served);
+    assert!(before.is_heard(LONG));
+    let rotated = served.gateway.rotate(id, None, Duration::from_secs(60)).await.unwrap();
+    assert!(before.is_heard(LONG), "counts still");
+    let taken = PeerRequest { public: Some(client.public()), ..PeerRequest::default() };
+    assert!(matches!(served.gateway.create(taken).await, Err(GatewayError::KeyTaken(_))));
+    let after = Client::with(rotated.private.unwrap(), &rotated.peer);
+    assert_eq!((after.ip, rotated.peer.row.id), (client.ip, id));
+    let after = after.up(&served);
+    assert!(after.is_heard(LONG));
+    assert!(!before.is_heard(A_WHILE), "the successor is in use");
+    assert!(after.is_heard(LONG));
+}
+
+#[tokio::test]
+async fn without_overlap_the_former_key_ends_at_once() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let client = Client::create(&served, PeerRequest::default()).await;
+    let id = served.gateway.find(&client.public()).unwrap();
+    let before = client.up(&served);
+    assert!(before.is_heard(LONG));
+    let next = private();
+    let rotated = served.gateway.rotate(id, Some(next.public()), Duration::ZERO).await.unwrap();
+    assert!(rotated.private.is_none() && rotated.peer.row.former.is_none());
+    assert!(!before.is_heard(A_WHILE));
+    assert!(Client::with(next, &rotated.peer).up(&served).is_heard(LONG));
+    let nobody = PeerId(999);
+    assert_eq!(
+        served.gateway.rotate(nobody, None, Duration::ZERO).await.map(|_| ()),
+        Err(GatewayError::Unknown(nobody))
+    );
+}

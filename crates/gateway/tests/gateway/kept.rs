@@ -1,0 +1,92 @@
+//! What outlives the process.
+
+use std::time::Duration;
+
+use edgeproxy_gateway::{GatewayError, Opened, PeerRequest};
+use edgeproxy_store::peers::{PeerFilter, PeerId, PeersError};
+
+use crate::support::{Client, LONG, Served, file, settings};
+
+#[tokio::test]
+async fn all_that_was_acknowledged_is_there_after_a_restart() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let request = PeerRequest {
+        name: Some("site".to_owned()),
+        region: Some("fra".to_owned()),
+        tags: vec!["a".to_owned(), "b".to_owned()],
+        prefixes: vec!["172.16.0.0/24".parse().unwrap()],
+        ttl: Some(Duration::from_secs(3600)),
+        idle_ttl: Some(Duration::from_secs(600)),
+        make_preshared: true,
+        keep: true,
+        ..PeerRequest::default()
+    };
+    let site = served.gateway.create(request).await.unwrap().peer;
+    let client = Client::create(&served, PeerRequest::default()).await;
+    let gone = Client::create(&served, PeerRequest::default()).await;
+    let gone_id = served.gateway.find(&gone.public()).unwrap();
+    served.gateway.remove(gone_id).await.unwrap();
+    assert!(client.up(&served).is_heard(LONG));
+    served.gateway.settle().await;
+    let id = served.gateway.find(&client.public()).unwrap();
+    let greatest = served.gateway.show(id).unwrap().unwrap().peer.row.greatest;
+    drop(served);
+
+    let served = Served::start(&db, 10);
+    assert_eq!(served.gateway.len(), 2);
+    assert_eq!(served.gateway.show(site.row.id).unwrap().unwrap().peer, site);
+    let after = served.gateway.show(id).unwrap().unwrap().peer;
+    assert_eq!(after.row.greatest, greatest, "no initiation from before is answered again");
+    assert!(after.row.handshake.is_some());
+    assert!(client.up(&served).is_heard(LONG));
+    let next = served.gateway.create(PeerRequest::default()).await.unwrap().peer;
+    assert!(next.row.id > gone_id, "no number is given twice");
+    assert_ne!(next.row.v4.map(Into::into), Some(gone.ip), "its address rests");
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let request = |number: usize| PeerRequest {
+        name: Some(format!("p{}", number % 10)),
+        region: (number % 3 == 0).then(|| "fra".to_owned()),
+        tags: if number % 2 == 0 { vec!["even".to_owned()] } else { Vec::new() },
+        ..PeerRequest::default()
+    };
+    served.gateway.create_all((0..100).map(request).collect()).await;
+    let ids = |filter: PeerFilter| {
+        let (mut ids, mut after) = (Vec::new(), PeerId(0));
+        loop {
+            let page = served.gateway.page(after, 7, &filter).unwrap();
+            let Some(last) = page.last() else { return ids };
+            after = last.peer.row.id;
+            ids.extend(page.iter().map(|shown| shown.peer.row.id.0));
+        }
+    };
+    let expected = |keep: fn(&u64) -> bool| (0..100).filter(keep).map(|number| number + 1).collect::<Vec<u64>>();
+    assert_eq!(ids(PeerFilter::default()), expected(|_| true));
+    let (region, tag) = (Some("fra".to_owned()), Some("even".to_owned()));
+    assert_eq!(ids(PeerFilter { region: region.clone(), ..PeerFilter::default() }), expected(|n| n % 3 == 0));
+    assert_eq!(ids(PeerFilter { tag: tag.clone(), ..PeerFilter::default() }), expected(|n| n % 2 == 0));
+    assert_eq!(ids(PeerFilter { region, tag, name: None }), expected(|n| n % 6 == 0));
+    assert_eq!(ids(PeerFilter { name: Some("p4".to_owned()), ..PeerFilter::default() }), expected(|n| n % 10 == 4));
+    assert!(ids(PeerFilter { name: Some("p".to_owned()), ..PeerFilter::default() }).is_empty());
+}
+
+#[tokio::test]
+async fn a_file_has_one_gateway() {
+    let (_folder, db) = file();
+    let _served = Served::start(&db, 10);
+    let second = Opened::open(settings(&db), &[]).err();
+    assert!(matches!(second, Some(GatewayError::Store(PeersError::InUse { .. }))), "{second:?}");
+}
+
+#[test]
+fn a_file_about_something_else_is_refused() {
+    let (_folder, db) = file();
+    std::fs::write(&db, "not a database, but longer than nothing").unwrap();
+    let damaged = Opened::open(settings(&db), &[]).err();
+    assert!(matches!(damaged, Some(GatewayError::Store(PeersError::Damaged { .. }))), "{damaged:?}");
+}
