@@ -33,6 +33,8 @@ mod input;
 mod openapi;
 mod overlay;
 mod page;
+mod peer_fields;
+mod peers;
 mod problem;
 mod registration;
 
@@ -43,8 +45,8 @@ use endpoints::Endpoints;
 use idempotency::KnownAnswers;
 use problem::Problem;
 
-/// Longest request body. The largest that makes sense, a backend with all its fields, has under 1 KiB.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+/// Longest request body: a batch of 1,000 peers, each with all it can have, under 1 KiB.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// How long an answer to a write waits for the running table to show it. It takes some 20 ms; a table that cannot be
 /// loaded must not hold the answer for ever, as the write itself is done.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
@@ -101,6 +103,13 @@ fn endpoints() -> Endpoints {
         .delete("/api/v1/connections/{id}", connections::cut)
         .get("/api/v1/explain", explanation::explain)
         .get("/api/v1/overlay", overlay::show)
+        .get("/api/v1/peers", peers::list)
+        .post("/api/v1/peers", peers::create)
+        .post("/api/v1/peers:batch", peers::create_batch)
+        .post("/api/v1/peers:collect", peers::collect)
+        .get("/api/v1/peers/{id}", peers::show)
+        .delete("/api/v1/peers/{id}", peers::remove)
+        .post("/api/v1/peers/{id}/rotate", peers::rotate)
         .post("/api/v1/drain", drain::drain)
 }
 

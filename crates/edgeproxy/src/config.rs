@@ -14,6 +14,7 @@ mod admin;
 mod document;
 mod environment;
 mod flags;
+mod gateway;
 mod keys;
 mod kind;
 mod listener;
@@ -31,6 +32,7 @@ mod value;
 
 pub(crate) use admin::{AdminSettings, Secret};
 pub(crate) use flags::{GatewayFlags, ProxyFlags};
+pub(crate) use gateway::GatewaySettings;
 pub(crate) use log::{ConnectionLog, LogFormat, LogSettings};
 pub(crate) use overlay::{OverlaySettings, PublishSettings};
 pub(crate) use problem::{Origin, Problem};
@@ -64,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) routing: RoutingSettings,
     /// WireGuard inside the process.
     pub(crate) overlay: OverlaySettings,
+    /// Peers that are handed out; `None`: none are.
+    pub(crate) gateway: Option<GatewaySettings>,
     /// Both logs.
     pub(crate) log: LogSettings,
     /// What the operator should know although it stops nothing.
@@ -109,6 +113,7 @@ impl Config {
         let admin = admin::read(&mut reader);
         let routing = routing::read(&mut reader);
         let overlay = overlay::read(&mut reader, role);
+        let gateway = gateway::read(&mut reader, role);
         let log = log::read(&mut reader);
         compare(&mut reader, role, &proxy, &admin, &routing);
         let Reader { settings, mut problems, notices, .. } = reader;
@@ -117,7 +122,7 @@ impl Config {
             problems.retain(|problem| problem.origin != Origin::Default);
         }
         if problems.is_empty() {
-            return Ok(Self { role, proxy, admin, routing, overlay, log, notices, settings });
+            return Ok(Self { role, proxy, admin, routing, overlay, gateway, log, notices, settings });
         }
         problems.sort_by(|a, b| a.origin.cmp(&b.origin));
         Err(problems)

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use edgeproxy_gateway::{Gateway, Opened, PoolSettings};
 use edgeproxy_overlay::{Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
 use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
 
-use crate::config::OverlaySettings;
+use crate::config::{Config, GatewaySettings, OverlaySettings};
 
 /// Names the region where the file's folder has one for each.
 const FLY_REGION: &str = "FLY_REGION";
@@ -17,15 +18,18 @@ pub(crate) fn find_way(settings: &OverlaySettings) -> Option<Result<Way, Overlay
     settings.config.as_ref().map(|_| Way::find(settings.mode))
 }
 
+/// The overlay, and the peers it hands out.
+pub(crate) struct Started {
+    pub(crate) overlay: Arc<Overlay>,
+    pub(crate) gateway: Option<Arc<Gateway>>,
+}
+
 /// Starts the overlay on the way that was found.
-pub(crate) fn start(
-    settings: &OverlaySettings,
-    region: &str,
-    way: Option<Result<Way, OverlayError>>,
-) -> Option<Arc<Overlay>> {
-    let path = settings.config.as_deref()?;
-    match try_start(settings, path, region, way?) {
-        Ok(overlay) => {
+pub(crate) fn start(config: &Config, way: Option<Result<Way, OverlayError>>) -> Option<Started> {
+    let path = config.overlay.config.as_deref()?;
+    match try_start(config, path, way?) {
+        Ok(started) => {
+            let overlay = &started.overlay;
             tracing::info!(
                 mode = overlay.way.mode(),
                 reason = overlay.way.reason,
@@ -36,7 +40,7 @@ pub(crate) fn start(
                 peers = overlay.device.peer_count(),
                 "overlay up"
             );
-            Some(Arc::new(overlay))
+            Some(started)
         }
         Err(problems) => {
             problems.iter().for_each(|problem| tracing::error!("no overlay: {problem}"));
@@ -45,16 +49,11 @@ pub(crate) fn start(
     }
 }
 
-fn try_start(
-    settings: &OverlaySettings,
-    path: &Path,
-    region: &str,
-    way: Result<Way, OverlayError>,
-) -> Result<Overlay, Vec<String>> {
-    let file = file(path, region).map_err(|error| vec![error])?;
-    let config =
-        WgQuick::read(&file).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    for note in &config.notes {
+fn try_start(config: &Config, path: &Path, way: Result<Way, OverlayError>) -> Result<Started, Vec<String>> {
+    let settings = &config.overlay;
+    let file = file(path, &config.proxy.region).map_err(|error| vec![error])?;
+    let hub = WgQuick::read(&file).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    for note in &hub.notes {
         tracing::warn!("{note}");
     }
     let way = way.map_err(|error| vec![error.to_string()])?;
@@ -63,9 +62,34 @@ fn try_start(
     };
     let tenants: Vec<Vec<Prefix>> = settings.tenants.iter().map(prefixes).collect();
     let tenants = Tenants::new(tenants.iter().map(Vec::as_slice));
-    let of_overlay =
-        edgeproxy_overlay::OverlaySettings { forward: settings.forward, tenants, threads: settings.threads };
-    Overlay::start(&config, way, of_overlay).map_err(|error| vec![error.to_string()])
+    let own: Vec<IpNet> =
+        hub.interface.addresses.iter().filter_map(|(ip, length)| IpNet::new(*ip, *length).ok()).collect();
+    let opened = config.gateway.as_ref().map(|gateway| open_peers(gateway, &own, &hub)).transpose();
+    let opened = opened.map_err(|error| vec![error])?;
+    let of_overlay = edgeproxy_overlay::OverlaySettings {
+        forward: settings.forward,
+        tenants,
+        threads: settings.threads,
+        directory: opened
+            .as_ref()
+            .zip(config.gateway.as_ref())
+            .map(|(opened, gateway)| (opened.directory(), gateway.max_awake)),
+    };
+    let overlay = Overlay::start(&hub, way, of_overlay).map_err(|error| vec![error.to_string()])?;
+    let gateway = opened.map(|opened| Arc::new(opened.serve(Arc::clone(&overlay.device))));
+    Ok(Started { overlay: Arc::new(overlay), gateway })
+}
+
+/// Reads the registered peers.
+fn open_peers(settings: &GatewaySettings, own: &[IpNet], hub: &WgQuick) -> Result<Opened, String> {
+    let mut settings = settings.peers.clone();
+    if settings.pools.is_empty() {
+        let networks = own.iter().map(IpNet::trunc);
+        settings.pools = networks.map(|network| PoolSettings { network, region: None }).collect();
+    }
+    let of_file = hub.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    let taken: Vec<_> = own.iter().map(|own| Prefix::host(own.addr())).chain(of_file).collect();
+    Opened::open(settings, &taken).map_err(|error| error.to_string())
 }
 
 /// The file itself, or the region's out of a folder.

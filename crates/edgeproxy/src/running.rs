@@ -4,15 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edgeproxy_gateway::{Gateway, GatewayBearings};
 use edgeproxy_overlay::Overlay;
 use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Dialler, Metrics, Pop, Supplies};
 use edgeproxy_route::{Backend, BackendError, GeoTable, Regions, StatePool, Table, TableBuilder};
 use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::admin::{BackendFigures, OverlayFigures};
 use crate::config::{Config, Role};
+use crate::overlay::Started;
 use crate::process::ProcessFigures;
 use crate::publish::{self, Service};
 use crate::telemetry;
@@ -28,6 +31,7 @@ pub(crate) struct Running {
     pub(crate) registry: Registry,
     pub(crate) metrics: Metrics,
     pub(crate) overlay: Option<Arc<Overlay>>,
+    pub(crate) gateway: Option<Arc<Gateway>>,
     states: Arc<StatePool>,
     /// A drain the API asked for, and within which time.
     drain_order: watch::Sender<Option<Duration>>,
@@ -40,7 +44,9 @@ impl Running {
     ///
     /// # Errors
     /// A table that cannot be loaded, or an address that cannot be bound: what, where, and what to do.
-    pub(crate) async fn start(config: Config, overlay: Option<Arc<Overlay>>) -> Result<Arc<Self>, String> {
+    pub(crate) async fn start(config: Config, inside: Option<Started>) -> Result<Arc<Self>, String> {
+        let (overlay, gateway) = inside.map(|inside| (inside.overlay, inside.gateway)).unzip();
+        let gateway = gateway.flatten();
         let started = Instant::now();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -87,8 +93,21 @@ impl Running {
         checks.follow(&pop.table());
         let drain_order = watch::Sender::new(None);
         let table_changed = watch::Sender::new(());
-        let running =
-            Arc::new(Self { config, pop, checks, registry, metrics, overlay, states, drain_order, table_changed });
+        if let Some(gateway) = &gateway {
+            tokio::spawn(Arc::clone(gateway).run());
+        }
+        let running = Arc::new(Self {
+            config,
+            pop,
+            checks,
+            registry,
+            metrics,
+            overlay,
+            gateway,
+            states,
+            drain_order,
+            table_changed,
+        });
         if let Some(routing) = routing {
             tokio::spawn(Arc::clone(&running).follow_routing(routing));
         }
@@ -140,6 +159,20 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// What peers are told of this gateway.
+    pub(crate) fn bearings(&self, gateway: &Gateway) -> GatewayBearings {
+        let endpoint = self.config.gateway.as_ref().and_then(|gateway| gateway.endpoint.as_ref());
+        let own = self.overlay.iter().flat_map(|overlay| overlay.addresses.iter().map(IpNet::trunc));
+        let mut networks: Vec<IpNet> = own.collect();
+        let pools = gateway.figures().pools.into_iter().map(|pool| pool.network);
+        for pool in pools {
+            if !networks.iter().any(|network| network.contains(&pool)) {
+                networks.push(pool);
+            }
+        }
+        GatewayBearings { public: gateway.device().public(), endpoint: endpoint.map(ToString::to_string), networks }
     }
 
     /// Tells of each routing table that begins to serve from now on, its checks included.

@@ -122,23 +122,17 @@ struct Pool {
 }
 
 impl Addresses {
-    /// `own` are this gateway's; a pool within another takes its addresses out of that one.
-    pub(crate) fn new(pools: &[PoolSettings], own: &[IpAddr]) -> Self {
+    /// `taken` are this gateway's own and those of peers that are not registered here; a pool within another takes its
+    /// addresses out of that one.
+    pub(crate) fn new(pools: &[PoolSettings], taken: &[Prefix]) -> Self {
         let mut made: Vec<Pool> = pools.iter().map(Pool::new).collect();
         for pool in &mut made {
             let outer = pool.network;
-            for inner in
-                pools.iter().map(|inner| inner.network).filter(|inner| *inner != outer && outer.contains(inner))
-            {
-                pool.leave_out(inner);
-            }
-            for own in own {
-                if let Some(number) = pool.number(*own) {
-                    pool.numbers.take(number);
-                }
-            }
+            let inner =
+                pools.iter().map(|inner| inner.network).filter(|inner| *inner != outer && outer.contains(inner));
+            inner.map(prefix).chain(taken.iter().copied()).for_each(|prefix| pool.leave_out(prefix));
         }
-        let fixed = pools.iter().map(|pool| prefix(pool.network)).chain(own.iter().map(|own| Prefix::host(*own)));
+        let fixed = pools.iter().map(|pool| prefix(pool.network)).chain(taken.iter().copied());
         Self {
             pools: made,
             elsewhere: HashSet::new(),
@@ -327,12 +321,13 @@ impl Pool {
         number.filter(|number| *number < self.numbers.bound())
     }
 
-    /// The addresses of a pool within this one are that pool's.
-    fn leave_out(&mut self, inner: IpNet) {
-        let prefix = prefix(inner);
-        let first = self.number(prefix.address());
-        let end = self.number(last(prefix)).unwrap_or(self.numbers.bound() - 1);
-        for number in first.into_iter().flat_map(|first| first..=end) {
+    /// Of these addresses none is given out.
+    fn leave_out(&mut self, prefix: Prefix) {
+        let (first, end) = (prefix.address(), last(prefix));
+        // One that holds this pool is left to whoever configured both.
+        let Some(first) = self.number(first) else { return };
+        let end = self.number(end).unwrap_or(self.numbers.bound() - 1);
+        for number in first..=end {
             self.numbers.take(number);
         }
     }
@@ -383,7 +378,7 @@ mod tests {
     #[test]
     fn each_peer_gets_one_of_each_kind() {
         let pools = [pool("10.50.0.0/16", None), pool("fd00:50::/48", None)];
-        let mut addresses = Addresses::new(&pools, &[ip("10.50.0.1"), ip("fd00:50::1")]);
+        let mut addresses = Addresses::new(&pools, &[prefix("10.50.0.1"), prefix("fd00:50::1")]);
         let first = addresses.allocate(&[], None).unwrap();
         assert_eq!(first, Pair { v4: Some("10.50.0.2".parse().unwrap()), v6: Some("fd00:50::2".parse().unwrap()) });
         let second = addresses.allocate(&[ip("10.50.9.9")], None).unwrap();
@@ -434,7 +429,7 @@ mod tests {
     #[test]
     fn networks_do_not_overlap() {
         let mut addresses =
-            Addresses::new(&[pool("10.50.0.0/16", None), pool("10.50.3.0/24", Some("eu"))], &[ip("192.0.2.1")]);
+            Addresses::new(&[pool("10.50.0.0/16", None), pool("10.50.3.0/24", Some("eu"))], &[prefix("192.0.2.1")]);
         addresses.take_networks(&[prefix("172.16.1.0/24"), prefix("fd00::/64")]).unwrap();
         for overlapping in [
             "172.16.1.0/24",

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use edgeproxy_overlay::{Device, Directory, OsRandom, PeerStatus};
 use edgeproxy_store::peers::{PeerFilter, PeerId, PeerPages, PeerRecord, PeerRow, PeersJournal};
-use edgeproxy_tunnel::PublicKey;
+use edgeproxy_tunnel::{Prefix, PublicKey};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -72,15 +72,16 @@ pub(crate) struct Claims {
 }
 
 impl Opened {
-    /// Reads the file, or makes it. `own` are this gateway's addresses inside the overlay.
+    /// Reads the file, or makes it. `taken` are addresses inside the overlay that are this gateway's own, or of peers it
+    /// is told of otherwise.
     ///
     /// # Errors
     /// The file cannot be used; or two peers have the same key or address, which no gateway writes.
-    pub fn open(settings: GatewaySettings, own: &[IpAddr]) -> Result<Self, GatewayError> {
+    pub fn open(settings: GatewaySettings, taken: &[Prefix]) -> Result<Self, GatewayError> {
         let began = Instant::now();
         let (outdated, receiver) = unbounded_channel();
         let mut rows = Rows::new(OsRandom::new().number());
-        let mut addresses = Addresses::new(&settings.pools, own);
+        let mut addresses = Addresses::new(&settings.pools, taken);
         let mut deadlines = Deadlines::default();
         let (mut twice, mut resting, now) = (None, Vec::new(), unix_now());
         let each = |peer: PeerRow| {

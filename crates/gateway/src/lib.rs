@@ -8,6 +8,7 @@
 //! No operation looks at more than one peer, however many there are.
 
 mod addresses;
+mod client_config;
 mod collect;
 mod deadlines;
 mod error;
@@ -19,6 +20,7 @@ mod request;
 mod rows;
 
 pub use addresses::{AddressError, Family, PoolSettings};
+pub use client_config::{GatewayBearings, wg_quick};
 pub use collect::End;
 pub use error::GatewayError;
 pub use gateway::{Figures, Gateway, GatewaySettings, Opened, PoolFigures, Shown};

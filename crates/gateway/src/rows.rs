@@ -267,7 +267,7 @@ impl Rows {
         if let Some(former) = extra.former {
             self.former.insert(former.public, place);
         }
-        let has = extra.preshared != PresharedKey::default() || !extra.prefixes.is_empty() || extra.former.is_some();
+        let has = extra.preshared.is_set() || !extra.prefixes.is_empty() || extra.former.is_some();
         match has {
             true => _ = self.extras.insert(place, extra),
             false => _ = self.extras.remove(&place),

@@ -44,6 +44,16 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// The same about a field.
+    pub(super) fn about(self, field: &str) -> Self {
+        Self { field: Some(field.to_owned()), ..self }
+    }
+
+    /// For a document that has several of them: status, detail and field.
+    pub(super) fn parts(self) -> (u16, String, Option<String>) {
+        (self.status.as_u16(), self.detail, self.field)
+    }
+
     pub(super) fn no_such_path(uri: &Uri) -> Self {
         Self::unknown(format!("there is nothing at {}; GET / lists what there is", uri.path()))
     }

@@ -81,11 +81,11 @@ async fn run(config: Config, way: Option<Result<Way, OverlayError>>) -> Result<(
     })?;
     let admin_address = admin_socket.local_addr().map_err(|error| error.to_string())?;
 
-    let overlay = overlay::start(&config.overlay, &config.proxy.region, way);
-    if config.role == Role::Gateway && overlay.is_none() {
+    let started = overlay::start(&config, way);
+    if config.role == Role::Gateway && started.is_none() {
         return Err("a gateway is nothing without its overlay; the line before says what is wrong".to_owned());
     }
-    let running = Running::start(config, overlay).await?;
+    let running = Running::start(config, started).await?;
     for address in running.pop.addresses() {
         tracing::info!(what = "proxy", %address, "listening");
     }
@@ -109,6 +109,9 @@ async fn run(config: Config, way: Option<Result<Way, OverlayError>>) -> Result<(
         () = stop.asked() => tracing::warn!("told to stop again: not waiting any longer"),
     }
     running.pop.stop();
+    if let Some(gateway) = &running.gateway {
+        gateway.settle().await;
+    }
     Ok(())
 }
 

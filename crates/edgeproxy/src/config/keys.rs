@@ -155,6 +155,8 @@ pub(super) static SECTIONS: &[SectionName] = &[
         several: true,
         doc: "A TCP service that is offered on an address of this machine inside the overlay. In the file only.",
     },
+    SectionName { path: "gateway", several: false, doc: "Peers that `edgeproxy gateway` hands out by its API." },
+    SectionName { path: "gateway.pool", several: true, doc: "Addresses for the peers of a region. In the file only." },
     SectionName { path: "log", several: false, doc: "What is logged, and where to." },
 ];
 
@@ -252,6 +254,17 @@ pub(super) static KEYS: &[Key] = &[
 
     key("publish", "listen", Kind::Address, Required("an address inside the overlay, such as \"10.50.0.1:5432\""), "Address and port inside the overlay; the address is one of the wg-quick file's own."),
     key("publish", "target", Kind::Endpoint, Required("where the service is, such as \"db.example.internal:5432\""), "Where the service is. A name is looked up every 30 s; of several addresses each takes its share."),
+
+    key("gateway", "db", Kind::Path, Unset("no peers but those of the wg-quick file"), "File of the registered peers, an SQLite file that nobody else writes to. Made where it is missing."),
+    key("gateway", "pools", Kind::Networks, Unset("the networks of this gateway's own addresses"), "Networks that peers get their addresses from: of IPv4 and IPv6 one address each, where there are networks of both. Not wider than 8 bits for IPv4; of wider ones of IPv6 the first 16,777,215 addresses."),
+    key("gateway", "endpoint", Kind::Endpoint, Unset("peers are not told where this gateway is"), "Where peers reach this gateway, such as \"gw.example.com:51820\". Goes into the configurations that are handed out."),
+    key("gateway", "quarantine", lasting_or("an address is given again at once", SECOND, MONTH), Value("10m"), "How long an address is nobody's after its peer has ended."),
+    key("gateway", "grace", lasting_or("none", SECOND, MONTH), Value("1m"), "How long a peer is kept beyond the time it may be idle for."),
+    key("gateway", "max_peers", count(1, 16_000_000), Value("2000000"), "Registered peers, at most. One takes 130 bytes of memory."),
+    key("gateway", "max_awake", count(1, 1_000_000), Value("100000"), "Peers with a session, at most. Beyond, those sleep whose last handshake is longest ago. One takes 2 KiB of memory."),
+
+    key("gateway.pool", "region", Kind::Code, Required("a region, such as \"sa\""), "Peers of this region get their addresses from here, and from here alone."),
+    key("gateway.pool", "networks", Kind::Networks, Required("networks, such as [\"10.50.1.0/24\"]"), "Its networks. They may lie in those of `gateway.pools`, which then leave them out."),
 
     key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
         .flag("log").variable_named("EDGEPROXY_LOG"),

@@ -51,8 +51,8 @@ async fn lists_come_in_pages() {
     let served = Served::start(&db, 10);
     let request = |number: usize| PeerRequest {
         name: Some(format!("p{}", number % 10)),
-        region: (number % 3 == 0).then(|| "fra".to_owned()),
-        tags: if number % 2 == 0 { vec!["even".to_owned()] } else { Vec::new() },
+        region: number.is_multiple_of(3).then(|| "fra".to_owned()),
+        tags: if number.is_multiple_of(2) { vec!["even".to_owned()] } else { Vec::new() },
         ..PeerRequest::default()
     };
     served.gateway.create_all((0..100).map(request).collect()).await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use edgeproxy_gateway::{Gateway, GatewaySettings, Opened, PeerRequest, PoolSettings};
 use edgeproxy_overlay::{Device, DeviceSettings, Netstack, OsRandom, PeerSettings, Tenants};
 use edgeproxy_store::peers::PeerRecord;
-use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey, PublicKey, Random};
+use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey, PrivateKey, PublicKey, Random};
 
 /// Longer than anything here may take.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl Served {
 
     pub(crate) fn start_with(settings: GatewaySettings, awake_most: usize) -> Self {
         let ip: IpAddr = "10.50.0.1".parse().unwrap();
-        let opened = Opened::open(settings, &[ip]).unwrap();
+        let opened = Opened::open(settings, &[Prefix::host(ip)]).unwrap();
         let (netstack, queues) = Netstack::start(&["10.50.0.1/16".parse().unwrap()], MTU, 1).unwrap();
         let own = DeviceSettings { directory: Some(opened.directory()), awake_most, ..device(private(), ip) };
         let device = Arc::new(Device::start(own, queues).unwrap());

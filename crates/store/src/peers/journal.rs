@@ -306,7 +306,7 @@ impl<'a> FormerColumns<'a> {
 }
 
 fn secret(preshared: &PresharedKey) -> Option<&[u8]> {
-    (*preshared != PresharedKey::default()).then(|| &preshared.bytes()[..])
+    preshared.is_set().then(|| &preshared.bytes()[..])
 }
 
 fn read_all(
