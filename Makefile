@@ -3,6 +3,7 @@
 #   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root
 #   make test    everything CI checks; installs the packages below, builds cargo-deny, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
+#   make bench-peers     creating, using and deleting peers, beside ten and beside a million of them
 #   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form
 
 CARGO ?= cargo
@@ -10,7 +11,7 @@ CARGO ?= cargo
 PACKAGES := sqlite3 openssl procps iproute2 iputils-ping wireguard-go wireguard-tools
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-overlay bench-route release packages docs clean
+.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages docs clean
 
 demo: release
 	target/release/edgeproxy demo
@@ -67,6 +68,9 @@ bench: release
 
 bench-overlay: release
 	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- overlay --edgeproxy target/release/edgeproxy
+
+bench-peers: release
+	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- peers --rounds 3 --edgeproxy target/release/edgeproxy
 
 bench-route:
 	$(CARGO) bench --locked -p edgeproxy-route

@@ -19,6 +19,7 @@ mod package;
 mod peer;
 mod poll;
 mod progress;
+mod registration;
 mod run_folder;
 mod schedule;
 mod session;
@@ -70,6 +71,8 @@ enum Command {
     Correctness(Correctness),
     /// Measure the overlay beside other WireGuards: CPU, throughput, a hub, latency.
     Overlay(Overlay),
+    /// Measure how a gateway creates peers beside few and beside very many.
+    Peers(Overlay),
     /// Serve as the backend of the other commands.
     #[command(hide = true)]
     Backend {
@@ -167,6 +170,16 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
             };
             in_namespace(&run.common, prepare, |site| measure_overlay(&run, &cache, site))
         }
+        Command::Peers(Overlay { cache, run }) => {
+            let cache = cache.unwrap_or_else(overlay::default_cache);
+            let prepare = || {
+                if run.common.no_install {
+                    return Ok(());
+                }
+                overlay::prepare(&run.common.root, &["wireguard-go".to_owned()], &cache)
+            };
+            in_namespace(&run.common, prepare, |site| measure_peers(&run, &cache, site))
+        }
     }
 }
 
@@ -227,6 +240,20 @@ fn measure_overlay(run: &Run, cache: &Path, site: &Site) -> Result<(), Failure> 
     let folder = folder(&run.common, site, &summary.date, &format!("{}-overlay", machine.tag()))?;
     folder.write_session(&samples, &summary, &described)?;
     print_result(&run.common, &summary, &summary.to_markdown(), &folder)
+}
+
+fn measure_peers(run: &Run, cache: &Path, site: &Site) -> Result<(), Failure> {
+    let machine = Machine::read(site.cores);
+    let other = registration::wireguard_go(cache);
+    let plan = registration::Plan::new(run.rounds, run.common.quick);
+    let report = registration::run(site, &plan, other.as_deref())?;
+    let date = today();
+    let folder = folder(&run.common, site, &date, &format!("{}-peers", machine.tag()))?;
+    let markdown = report.to_markdown(&date, &machine.title());
+    folder.write("summary.md", &markdown)?;
+    folder.write("summary.json", &serde_json::to_string_pretty(&report).context("cannot write JSON")?)?;
+    folder.write("machine.md", &machine.to_markdown(site, &[], CLOSING))?;
+    print_result(&run.common, &report, &markdown, &folder)
 }
 
 fn schedule(run: &Run, site: &Site) -> Schedule {

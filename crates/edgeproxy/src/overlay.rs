@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use edgeproxy_gateway::{Gateway, Opened, PoolSettings};
+use edgeproxy_gateway::{Opened, PoolSettings};
 use edgeproxy_overlay::{Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
 use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
@@ -21,7 +21,7 @@ pub(crate) fn find_way(settings: &OverlaySettings) -> Option<Result<Way, Overlay
 /// The overlay, and the peers it hands out.
 pub(crate) struct Started {
     pub(crate) overlay: Arc<Overlay>,
-    pub(crate) gateway: Option<Arc<Gateway>>,
+    pub(crate) peers: Option<Opened>,
 }
 
 /// Starts the overlay on the way that was found.
@@ -76,8 +76,7 @@ fn try_start(config: &Config, path: &Path, way: Result<Way, OverlayError>) -> Re
             .map(|(opened, gateway)| (opened.directory(), gateway.max_awake)),
     };
     let overlay = Overlay::start(&hub, way, of_overlay).map_err(|error| vec![error.to_string()])?;
-    let gateway = opened.map(|opened| Arc::new(opened.serve(Arc::clone(&overlay.device))));
-    Ok(Started { overlay: Arc::new(overlay), gateway })
+    Ok(Started { overlay: Arc::new(overlay), peers: opened })
 }
 
 /// Reads the registered peers.

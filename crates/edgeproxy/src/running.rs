@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgeproxy_gateway::{Gateway, GatewayBearings};
+use edgeproxy_gateway::{Flows, Gateway, GatewayBearings};
 use edgeproxy_overlay::Overlay;
 use edgeproxy_proxy::{Checks, Clock, ConnectionLog, Dialler, Metrics, Pop, Supplies};
 use edgeproxy_route::{Backend, BackendError, GeoTable, Regions, StatePool, Table, TableBuilder};
 use edgeproxy_store::{FileWatch, Loaded, RoutingWatch};
+use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -45,8 +46,7 @@ impl Running {
     /// # Errors
     /// A table that cannot be loaded, or an address that cannot be bound: what, where, and what to do.
     pub(crate) async fn start(config: Config, inside: Option<Started>) -> Result<Arc<Self>, String> {
-        let (overlay, gateway) = inside.map(|inside| (inside.overlay, inside.gateway)).unzip();
-        let gateway = gateway.flatten();
+        let (overlay, peers) = inside.map(|inside| (inside.overlay, inside.peers)).unzip();
         let started = Instant::now();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -93,6 +93,10 @@ impl Running {
         checks.follow(&pop.table());
         let drain_order = watch::Sender::new(None);
         let table_changed = watch::Sender::new(());
+        let gateway = overlay.as_ref().zip(peers.flatten()).map(|(overlay, peers)| {
+            let flows = Arc::new(PublishedFlows(Arc::clone(&pop)));
+            Arc::new(peers.serve(Arc::clone(&overlay.device), flows))
+        });
         if let Some(gateway) = &gateway {
             tokio::spawn(Arc::clone(gateway).run());
         }
@@ -195,6 +199,23 @@ impl Running {
     /// How long a drain that begins now may take.
     pub(crate) fn drain_within(&self) -> Duration {
         self.drain_order.borrow().unwrap_or(self.config.proxy.drain_timeout)
+    }
+}
+
+/// Connections of peers to what is published.
+struct PublishedFlows(Arc<Pop>);
+
+impl Flows for PublishedFlows {
+    fn any(&self) -> bool {
+        self.0.open_connections() > 0
+    }
+
+    fn cut(&self, from: &[Prefix]) {
+        let from = from.to_owned();
+        let cut = self.0.cut_sources(move |client| from.iter().any(|prefix| prefix.contains(client)));
+        if cut > 0 {
+            tracing::info!(cut, "connections of a removed peer cut");
+        }
     }
 }
 

@@ -48,6 +48,15 @@ pub struct Opened {
     deadlines: Deadlines,
 }
 
+/// Connections that come out of the tunnels to services of this gateway.
+pub trait Flows: Send + Sync {
+    /// Whether there are any.
+    fn any(&self) -> bool;
+
+    /// Cuts those that come from these addresses. Once this returns they carry nothing more.
+    fn cut(&self, from: &[Prefix]);
+}
+
 /// Hands out peers.
 pub struct Gateway {
     pub(crate) settings: GatewaySettings,
@@ -62,6 +71,7 @@ pub struct Gateway {
     pub(crate) started: u64,
     pages: Mutex<PeerPages>,
     device: Arc<Device>,
+    flows: Arc<dyn Flows>,
     next_id: AtomicU64,
 }
 
@@ -132,7 +142,7 @@ impl Opened {
     }
 
     /// Serves them by this device, which has been given the directory.
-    pub fn serve(self, device: Arc<Device>) -> Gateway {
+    pub fn serve(self, device: Arc<Device>, flows: Arc<dyn Flows>) -> Gateway {
         Gateway {
             settings: self.settings,
             register: self.register,
@@ -144,6 +154,7 @@ impl Opened {
             started: unix_now(),
             pages: Mutex::new(self.pages),
             device,
+            flows,
             next_id: AtomicU64::new(self.next_id.0),
         }
     }
@@ -242,6 +253,11 @@ impl Gateway {
     /// The device that serves them.
     pub fn device(&self) -> &Arc<Device> {
         &self.device
+    }
+
+    /// Connections of theirs to services here.
+    pub(crate) fn flows(&self) -> &Arc<dyn Flows> {
+        &self.flows
     }
 
     /// How many there are, awake or not.

@@ -23,6 +23,6 @@ pub use addresses::{AddressError, Family, PoolSettings};
 pub use client_config::{GatewayBearings, wg_quick};
 pub use collect::End;
 pub use error::GatewayError;
-pub use gateway::{Figures, Gateway, GatewaySettings, Opened, PoolFigures, Shown};
+pub use gateway::{Figures, Flows, Gateway, GatewaySettings, Opened, PoolFigures, Shown};
 pub use provision::Created;
 pub use request::{IDLE_LEAST, PeerRequest, RequestError};

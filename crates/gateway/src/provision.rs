@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use edgeproxy_overlay::OsRandom;
 use edgeproxy_store::peers::{FormerKey, PeerId, PeerRecord, PeerRow, PeerWrite, Released};
-use edgeproxy_tunnel::{PresharedKey, PrivateKey, PublicKey, Random, Tai64N};
+use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey, Random, Tai64N};
 
 use crate::addresses::Pair;
 use crate::error::GatewayError;
@@ -33,7 +33,7 @@ struct Claim<'a> {
     gateway: &'a Gateway,
     public: PublicKey,
     pair: Pair,
-    networks: Vec<edgeproxy_tunnel::Prefix>,
+    networks: Vec<Prefix>,
 }
 
 impl Gateway {
@@ -152,6 +152,7 @@ impl Gateway {
         // Somebody else removed it while this waited for the disk.
         let removed = removed.ok_or(GatewayError::Unknown(id))?;
         self.cut(removed.public).await;
+        self.cut_flows(&removed).await;
         if let Some(former) = removed.former {
             self.cut(former.public).await;
         }
@@ -237,6 +238,21 @@ impl Gateway {
             if let Err(error) = cut {
                 tracing::error!(%error, peer = %public, "cannot cut the sessions of a peer");
             }
+        }
+    }
+}
+
+impl Gateway {
+    /// What a peer that is gone had open to services here ends.
+    async fn cut_flows(&self, removed: &PeerRow) {
+        let flows = Arc::clone(self.flows());
+        if !flows.any() {
+            return;
+        }
+        let pair = Pair { v4: removed.v4, v6: removed.v6 };
+        let from: Vec<_> = pair.iter().map(Prefix::host).chain(removed.prefixes.iter().copied()).collect();
+        if let Err(error) = tokio::task::spawn_blocking(move || flows.cut(&from)).await {
+            tracing::error!(%error, peer = %removed.id, "cannot cut the connections of a peer");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One machine's data plane as a whole: what all cores share, and how it is steered from outside.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -225,6 +225,12 @@ impl Pop {
     /// Cuts all connections to backends that `matches`. Returns how many there were.
     pub fn cut_backends(&self, matches: impl Fn(&edgeproxy_route::Backend) -> bool + Send + Sync + 'static) -> usize {
         self.end(Close::Cut, move |record| matches(&record.backend))
+    }
+
+    /// Cuts all connections that come from an address that `matches`. Returns how many there were.
+    pub fn cut_sources(&self, matches: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> usize {
+        let source = |record: &Record| record.via.as_ref().map_or(record.client.ip(), |via| via.ip());
+        self.end(Close::Cut, move |record| matches(source(record)))
     }
 
     fn end(&self, close: Close, concerns: impl Fn(&Record) -> bool + Send + Sync + 'static) -> usize {

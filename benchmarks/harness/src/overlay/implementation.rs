@@ -128,6 +128,23 @@ impl Key {
     }
 }
 
+/// A program with an interface of its own, that `wg` steers.
+pub(crate) struct Daemon {
+    pub(crate) interface: &'static str,
+    _end: End,
+}
+
+impl Daemon {
+    /// Starts one in the namespace of the calling thread, without any peer.
+    pub(crate) fn start(program: &Path, dir: &Path) -> Result<Self, Failure> {
+        let key = Key::generate()?;
+        let address = Ipv4Addr::new(10, 99, 0, 1);
+        let interface = Interface { name: "wg0", key: &key, address, peers: Vec::new(), forward: false };
+        let end = start_uapi(program, &["-f".to_owned()], &interface, dir)?;
+        Ok(Self { interface: interface.name, _end: end })
+    }
+}
+
 /// A running end; dropping it ends it, and its interface with it.
 pub(super) struct End {
     child: Child,
@@ -271,7 +288,7 @@ fn write_secret(file: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// What `wg` prints, without the line end.
-fn wg(words: &[&str], input: &str) -> Result<String, Failure> {
+pub(crate) fn wg(words: &[&str], input: &str) -> Result<String, Failure> {
     let mut command = Command::new("wg");
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot run wg (wireguard-tools)")?;

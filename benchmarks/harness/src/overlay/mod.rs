@@ -26,7 +26,8 @@ use implementation::{Engine, Implementation};
 use measurement::Load;
 use path::Workshop;
 
-pub(crate) use origin::default_cache;
+pub(crate) use implementation::{Daemon, wg};
+pub(crate) use origin::{default_cache, program};
 
 /// Order of the tables.
 const ORDER: [&str; 4] = ["one-stream", "four-streams", "hub", "latency"];
@@ -137,7 +138,7 @@ fn folder(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The control sockets of the ends lie in /run, where those of other tunnels lie outside.
-fn own_run_folder() -> Result<(), Failure> {
+pub(crate) fn own_run_folder() -> Result<(), Failure> {
     let mounted = Command::new("mount").args(["-t", "tmpfs", "none", "/run"]).status().context("cannot run mount")?;
     if !mounted.success() {
         return Err(Failure::new("cannot mount a /run of its own"));

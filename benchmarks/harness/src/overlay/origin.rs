@@ -65,6 +65,11 @@ pub(super) fn provided(cache: &Path) -> Result<AllProvided, Failure> {
     }
 }
 
+/// A program that was fetched.
+pub(crate) fn program(cache: &Path, name: &str) -> Option<PathBuf> {
+    provided(cache).ok()?.remove(name)?.program
+}
+
 /// From the newest suite that has it.
 fn from_debian(package: &str, program: &str, cache: &Path) -> Result<Provided, Failure> {
     let site = apt_site()?;

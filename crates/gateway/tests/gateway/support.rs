@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::spawn;
 use std::time::{Duration, Instant};
 
-use edgeproxy_gateway::{Gateway, GatewaySettings, Opened, PeerRequest, PoolSettings};
+use edgeproxy_gateway::{Flows, Gateway, GatewaySettings, Opened, PeerRequest, PoolSettings};
 use edgeproxy_overlay::{Device, DeviceSettings, Netstack, OsRandom, PeerSettings, Tenants};
 use edgeproxy_store::peers::PeerRecord;
 use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey, PrivateKey, PublicKey, Random};
@@ -48,8 +48,19 @@ impl Served {
                 spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
             }
         });
-        Self { gateway: Arc::new(opened.serve(device)), _netstack: netstack, ip, below }
+        Self { gateway: Arc::new(opened.serve(device, Arc::new(NoFlows))), _netstack: netstack, ip, below }
     }
+}
+
+/// What is served here is the test's own.
+struct NoFlows;
+
+impl Flows for NoFlows {
+    fn any(&self) -> bool {
+        false
+    }
+
+    fn cut(&self, _: &[Prefix]) {}
 }
 
 pub(crate) fn settings(db: &Path) -> GatewaySettings {
