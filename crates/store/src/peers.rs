@@ -10,6 +10,8 @@ mod journal;
 mod pages;
 mod record;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 pub use error::PeersError;
 pub use journal::{PeerWrite, PeersJournal};

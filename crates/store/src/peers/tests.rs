@@ -1,0 +1,119 @@
+//! The journal against the file it writes.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use edgeproxy_tunnel::{PresharedKey, PublicKey, Tai64N};
+use rusqlite::Connection;
+
+use super::*;
+
+fn record(id: u64) -> PeerRecord {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&id.to_le_bytes());
+    let row = PeerRow {
+        id: PeerId(id),
+        public: PublicKey(key),
+        preshared: PresharedKey::default(),
+        v4: Some([10, 50, 0, 7].into()),
+        v6: None,
+        prefixes: vec!["172.16.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
+        created: 1,
+        expires: None,
+        idle: Some(600),
+        keep: false,
+        handshake: None,
+        greatest: Tai64N::default(),
+        former: None,
+    };
+    let (name, region, tags) = (Some("ci".to_owned()), None, vec!["a".to_owned(), "b".to_owned()]);
+    PeerRecord { row, name, region, tags, endpoint: None, received: 0, sent: 0 }
+}
+
+fn open(path: &Path) -> (PeersJournal, Vec<PeerRow>, PeerId) {
+    let mut rows = Vec::new();
+    let (journal, next) = PeersJournal::open(path, |row| rows.push(row), |_| ()).unwrap();
+    (journal, rows, next)
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    let (journal, rows, next) = open(&path);
+    assert!(rows.is_empty() && next == PeerId(1));
+    let mut first = record(1);
+    journal.write(PeerWrite::Add(vec![first.clone(), record(2)])).await.unwrap();
+    let sighting = Sighting {
+        id: PeerId(1),
+        handshake: Some(99),
+        greatest: Tai64N([7; 12]),
+        endpoint: Some("192.0.2.1:9".parse().unwrap()),
+        received: 5,
+        sent: 6,
+    };
+    journal.write(PeerWrite::See(vec![sighting; 2])).await.unwrap();
+    let former = FormerKey { public: first.row.public, until: 50, greatest: Tai64N([3; 12]) };
+    (first.row.public, first.row.former) = (PublicKey([9; 32]), Some(former));
+    (first.row.handshake, first.row.greatest) = (Some(99), Tai64N([7; 12]));
+    journal.write(PeerWrite::Rotate { row: Box::new(first.row.clone()) }).await.unwrap();
+    journal.write(PeerWrite::Remove { id: PeerId(2), released: Vec::new() }).await.unwrap();
+    (first.endpoint, first.received, first.sent) = (sighting.endpoint, 10, 12);
+    assert_eq!(PeerPages::open(&path).unwrap().get(PeerId(1)).unwrap(), Some(first.clone()));
+    drop(journal);
+    let (_, rows, next) = open(&path);
+    assert_eq!((rows, next), (vec![first.row], PeerId(3)), "a number is not given again");
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_written_does_not_take_others_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    let (journal, ..) = open(&path);
+    // The first is being written while the others come: they share the next commit.
+    let add = |id| journal.write(PeerWrite::Add(vec![record(id)]));
+    let (first, second, again, third) = tokio::join!(add(1), add(2), add(2), add(3));
+    assert!(first.is_ok() && second.is_ok() && third.is_ok());
+    assert!(matches!(again, Err(PeersError::Failed { .. })), "{again:?}");
+    drop(journal);
+    assert_eq!(open(&path).1.len(), 3);
+}
+
+#[tokio::test]
+async fn the_log_is_shortened_beside_the_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    let (journal, ..) = open(&path);
+    for first in (1..20_000).step_by(500) {
+        journal.write(PeerWrite::Add((first..first + 500).map(record).collect())).await.unwrap();
+    }
+    let size = |suffix: &str| std::fs::metadata(crate::stamp::beside(&path, suffix)).map_or(0, |file| file.len());
+    assert!(size("-wal") < 16 * 1024 * 1024, "{}", size("-wal"));
+    for suffix in ["", "-wal", "-shm", "-lock"] {
+        let mode = std::fs::metadata(crate::stamp::beside(&path, suffix)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "{suffix:?} holds secrets");
+    }
+}
+
+#[test]
+fn a_row_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    drop(open(&path));
+    let spoil = "INSERT INTO peers (id, public_key, prefixes, created, keep) VALUES (7, zeroblob(32), 'x', 1, 0)";
+    Connection::open(&path).unwrap().execute(spoil, []).unwrap();
+    let broken = PeersJournal::open(&path, |_| (), |_| ()).err();
+    assert!(matches!(&broken, Some(PeersError::Row { id: 7, .. })), "{broken:?}");
+    Connection::open(&path).unwrap().execute("UPDATE peers SET public_key = 'short', prefixes = NULL", []).unwrap();
+    let broken = PeersJournal::open(&path, |_| (), |_| ()).err();
+    assert!(matches!(&broken, Some(PeersError::Row { id: 7, .. })), "{broken:?}");
+}
+
+#[test]
+fn tables_of_another_version_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    let foreign = PeersJournal::open(&path, |_| (), |_| ()).err();
+    assert!(matches!(foreign, Some(PeersError::Foreign { version: 99, .. })), "{foreign:?}");
+}
