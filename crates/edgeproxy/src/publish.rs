@@ -41,10 +41,6 @@ pub(crate) async fn prepare(settings: &[PublishSettings], overlay: Option<&Overl
             tracing::error!(%listen, service = %target, addresses = ?overlay.addresses, "not published: no address of ours inside");
             continue;
         }
-        if !overlay.can_listen() {
-            tracing::error!(%listen, service = %target, mode = overlay.way.mode(), "not published: this mode only dials");
-            continue;
-        }
         let states = Arc::new(StatePool::default());
         let addresses = look_up(target).await;
         match table(target, &addresses, *listen, region, &states) {

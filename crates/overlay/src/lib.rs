@@ -1,5 +1,6 @@
 //! The address space inside WireGuard, carried over UDP by threads of our own.
 
+mod acceptor;
 mod change;
 mod clock;
 mod counters;
@@ -29,6 +30,7 @@ mod udp;
 mod wg_quick;
 mod worker;
 
+pub use acceptor::{Acceptor, ListenSettings};
 pub use change::{AllowedIp, ChangeError, DeviceChange, PeerChange};
 pub use counters::{Counters, Loss};
 pub use device::{AWAKE_MOST, Device, DeviceSettings};
@@ -36,7 +38,7 @@ pub use directory::Directory;
 pub use enclave::{Enclave, EnclaveError};
 pub use link::{Change, LinkError, LinkSettings, configure, raise_loopback, segments_per_send};
 pub use namespace::{Step, UserNamespaceError, enter_user_namespace};
-pub use netstack::{Acceptor, Netstack};
+pub use netstack::Netstack;
 pub use overlay::{Mode, Overlay, OverlayError, OverlaySettings, Way};
 pub use random::OsRandom;
 pub use region_file::{HUB, RegionFileError, is_region, region_file};

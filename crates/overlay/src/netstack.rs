@@ -12,6 +12,7 @@ mod clock;
 mod flow;
 mod memory;
 mod notice;
+mod ports;
 mod sent;
 mod stack;
 mod wire;
@@ -22,45 +23,47 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair, sockopt};
 
 use crate::mailbox::Mailbox;
 use crate::random::OsRandom;
 use crate::stream::{Line, Stream};
 use crate::tun::Queue;
+use ports::{Answer, Ports};
 use stack::Stack;
+
+pub(crate) use ports::Intake;
 
 /// Flows at once, those included that are being closed. Beyond, a dial fails with ENOBUFS and a SYN is not answered. Each
 /// takes two descriptors and at least two buffers of 64 KiB, of which only what is used takes memory.
-const FLOWS_MOST: usize = 4096;
+pub(crate) const FLOWS_MOST: usize = 4096;
 /// Our own addresses, at most: the stack has room for no more.
 const ADDRESSES_MOST: usize = 8;
 /// Bytes of packets that may wait between the stack and a worker, if the system grants them (net.core.wmem_max bounds
 /// it, by default to 208 KiB). What does not fit inward is lost, as on any network; outward the stack waits.
 const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// What tells that a dialled connection stands.
+const GREETING: [u8; 1] = [0];
+/// Ports that are chosen by us: what Linux takes by default.
+const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 
 /// The stack's thread, and the way to connections through it. It ends when dropped.
 #[derive(Debug)]
 pub struct Netstack {
     addresses: Vec<IpNet>,
     mailbox: Arc<Mailbox<Letter>>,
+    ports: Arc<Ports>,
     flows: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Takes in the connections to an address. Once dropped, or with its backlog full, it resets them.
-#[derive(Debug)]
-pub struct Acceptor(Receiver<(Stream, SocketAddr)>);
-
 /// What others want of the stack.
 enum Letter {
     Dial { local: IpAddr, remote: SocketAddr, pair: OwnedFd, line: Line, place: Place },
-    Listen { address: SocketAddr, acceptor: SyncSender<(Stream, SocketAddr)> },
     End,
 }
 
@@ -98,16 +101,18 @@ impl Netstack {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{odd} cannot be the address of a host")));
         }
         let (ours, theirs) = (0..queues.max(1)).map(|_| queue()).collect::<io::Result<(Vec<_>, Vec<_>)>>()?;
-        let (mailbox, flows) = (Arc::new(Mailbox::new()?), Arc::new(AtomicUsize::new(0)));
-        let stack = Stack::new(addresses, mtu, ours, Arc::clone(&mailbox), Arc::clone(&flows), OsRandom::new())?;
-        let ended = Arc::clone(&mailbox);
+        let (mailbox, ports) = (Arc::new(Mailbox::new()?), Arc::new(Ports::default()));
+        let flows = Arc::new(AtomicUsize::new(0));
+        let shared = Shared { mailbox: Arc::clone(&mailbox), ports: Arc::clone(&ports), flows: Arc::clone(&flows) };
+        let stack = Stack::new(addresses, mtu, ours, shared, OsRandom::new())?;
+        let last = Last { mailbox: Arc::clone(&mailbox), ports: Arc::clone(&ports) };
         let thread = std::thread::Builder::new().name("netstack".into()).spawn(move || {
-            let _last = Last(ended);
+            let _last = last;
             if let Err(error) = stack.run() {
                 tracing::error!(%error, "the stack of the overlay failed");
             }
         })?;
-        let netstack = Self { addresses: addresses.to_vec(), mailbox, flows, thread: Some(thread) };
+        let netstack = Self { addresses: addresses.to_vec(), mailbox, ports, flows, thread: Some(thread) };
         Ok((Arc::new(netstack), theirs))
     }
 
@@ -115,13 +120,14 @@ impl Netstack {
     ///
     /// # Errors
     /// There are as many flows as there may be (ENOBUFS) or no descriptors; we have no address of that version of IP
-    /// (ENETUNREACH); the address is our own, at which no kernel listens (ECONNREFUSED), or no host's (EINVAL).
+    /// (ENETUNREACH); the address is our own, and nobody listens there (ECONNREFUSED) or takes in what waits (ETIMEDOUT),
+    /// or no host's (EINVAL).
     pub fn dial(&self, remote: SocketAddr) -> io::Result<Stream> {
         if !is_of_host(remote.ip()) || remote.port() == 0 {
             return Err(Errno::INVAL.into());
         }
         if self.addresses.iter().any(|own| own.addr() == remote.ip()) {
-            return Err(Errno::CONNREFUSED.into());
+            return self.dial_own(remote);
         }
         let local = self.source(remote.ip()).ok_or(Errno::NETUNREACH)?;
         let place = Place::take(&self.flows).ok_or(Errno::NOBUFS)?;
@@ -131,18 +137,37 @@ impl Netstack {
         Ok(Stream { fd, line: Some(line) })
     }
 
-    /// Takes connections in to this address and port from now on, up to `backlog` of them before they are accepted; an
-    /// acceptor that was there before is replaced.
+    /// From us to us there is no way through the stack, nor need there be one.
+    fn dial_own(&self, remote: SocketAddr) -> io::Result<Stream> {
+        let seat = match self.ports.knock(remote) {
+            Answer::Come(seat) => seat,
+            Answer::Full => return Err(Errno::TIMEDOUT.into()),
+            Answer::Nobody => return Err(Errno::CONNREFUSED.into()),
+        };
+        let (fd, other) = stream_pair()?;
+        let (line, others) = Line::pair();
+        rustix::net::send(&other, &GREETING, SendFlags::NOSIGNAL)?;
+        let from = SocketAddr::new(remote.ip(), self.ports.any_port());
+        match seat.hand(Stream { fd: other, line: Some(others) }, from) {
+            true => Ok(Stream { fd, line: Some(line) }),
+            false => Err(Errno::CONNREFUSED.into()),
+        }
+    }
+
+    /// Takes connections in from now on, by so many who share the address. Port 0 stands for a free one.
     ///
     /// # Errors
-    /// The address is not ours.
-    pub fn listen(&self, address: SocketAddr, backlog: usize) -> io::Result<Acceptor> {
+    /// The address is not ours (EADDRNOTAVAIL), or taken (EADDRINUSE); descriptors are short; the stack has ended.
+    pub(crate) fn listen(
+        &self,
+        address: SocketAddr,
+        shares: usize,
+        backlog: usize,
+    ) -> io::Result<(SocketAddr, Vec<Intake>)> {
         if !self.addresses.iter().any(|own| own.addr() == address.ip()) {
             return Err(Errno::ADDRNOTAVAIL.into());
         }
-        let (acceptor, accepted) = sync_channel(backlog);
-        self.mailbox.post(Letter::Listen { address, acceptor });
-        Ok(Acceptor(accepted))
+        Ok(self.ports.listen(address, shares, backlog)?)
     }
 
     /// Our own address a connection comes from: the one on the same network, or else the first.
@@ -162,22 +187,23 @@ impl Drop for Netstack {
     }
 }
 
-impl Acceptor {
-    /// The next connection and who it is from; waits for it. There is no byte before its first.
-    ///
-    /// # Errors
-    /// The stack has ended.
-    pub fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
-        self.0.recv().map_err(|_| Errno::NETDOWN.into())
-    }
+/// What the stack's thread shares with others.
+struct Shared {
+    mailbox: Arc<Mailbox<Letter>>,
+    ports: Arc<Ports>,
+    flows: Arc<AtomicUsize>,
 }
 
-/// Whoever dials later is not kept waiting.
-struct Last(Arc<Mailbox<Letter>>);
+/// Whoever dials later is not kept waiting, nor who listens.
+struct Last {
+    mailbox: Arc<Mailbox<Letter>>,
+    ports: Arc<Ports>,
+}
 
 impl Drop for Last {
     fn drop(&mut self) {
-        self.0.close();
+        self.mailbox.close();
+        self.ports.end();
     }
 }
 

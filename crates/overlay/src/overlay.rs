@@ -36,7 +36,7 @@ pub enum Mode {
     Tun,
     /// By an interface in a network namespace of this process, which needs no privilege where user namespaces are allowed.
     UserNamespace,
-    /// By a TCP stack in this process, which needs nothing at all; only dialled from, and slower over far ways.
+    /// By a TCP stack in this process, which needs nothing at all; slower over far ways.
     Netstack,
 }
 
@@ -225,11 +225,6 @@ impl Overlay {
     /// Whether an address is our own inside it.
     pub fn is_own(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.addr() == address)
-    }
-
-    /// Whether connections that come from inside can be taken.
-    pub fn can_listen(&self) -> bool {
-        !matches!(self.sockets, Sockets::Netstack(_))
     }
 
     /// Whether an address is reached through it.

@@ -6,10 +6,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::acceptor::{self, Acceptor, ListenSettings};
 use crate::enclave::Enclave;
-use crate::netstack::Netstack;
+use crate::netstack::{FLOWS_MOST, Netstack};
 use crate::stream::Stream;
 
 /// The version of IP a socket speaks.
@@ -84,21 +85,27 @@ impl Sockets {
         Ok(self.within(move || new(family, SocketType::DGRAM))??)
     }
 
-    /// A TCP socket that listens on the address and does not block.
+    /// Takes connections in at an address. Gives the address, with the port that was chosen if none was set.
     ///
     /// # Errors
-    /// The address is taken, or no interface of the overlay has it. A stack has no such socket, but
-    /// [`Netstack::listen`].
-    pub fn listen(&self, address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+    /// The address is taken or may not be bound, or no interface of the overlay has it; descriptors are short.
+    pub fn listen(&self, settings: &ListenSettings) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+        if let Self::Netstack(netstack) = self {
+            let backlog = usize::try_from(settings.backlog).unwrap_or(0);
+            let (address, intakes) = netstack.listen(settings.address, settings.shares, backlog)?;
+            return Ok((address, intakes.into_iter().map(Acceptor::from).collect()));
+        }
         // Ports below 1024 are the enclave's own thread's to give.
-        let listening = move || {
-            let socket = new(Family::of(address), SocketType::STREAM)?;
-            sockopt::set_socket_reuseaddr(&socket, true)?;
-            rustix::net::bind(&socket, &address)?;
-            rustix::net::listen(&socket, backlog)?;
-            Ok::<_, Errno>(socket)
-        };
-        Ok(self.within(listening)??)
+        let settings = *settings;
+        self.within(move || acceptor::listen(&settings))?
+    }
+
+    /// Descriptors that connections take at most beside those of their streams.
+    pub fn descriptors_beside(&self) -> usize {
+        match self {
+            Self::Host | Self::Enclave(_) => 0,
+            Self::Netstack(_) => FLOWS_MOST,
+        }
     }
 
     /// Does something in the namespace of the overlay and waits for it. The work itself must not wait for such work.

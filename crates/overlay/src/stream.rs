@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicI32};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize};
 
 use rustix::io::Errno;
 
@@ -28,11 +28,15 @@ impl AsFd for Stream {
 /// ```text
 /// dialled      -> one byte comes before all others once the connection stands; the end instead: it failed
 /// finished     -> shutdown(Write), both ways; closing finishes as well
-/// broken       -> an end; `error` tells it from a regular one
+/// broken       -> news of the descriptor, and an end after all that came; `error` tells it from a regular one
 /// reset by us  -> `reset_on_close`, then closing
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Line(Arc<Said>);
+pub struct Line {
+    said: Arc<Said>,
+    /// Where both ends of the pair are users': what the other is told.
+    other: Option<Arc<Said>>,
+}
 
 #[derive(Debug, Default)]
 struct Said {
@@ -40,12 +44,21 @@ struct Said {
     error: AtomicI32,
     /// Closing means a reset.
     reset: AtomicBool,
+    /// Bytes that the stack has taken and the other side has not.
+    unacknowledged: AtomicUsize,
 }
 
 impl Line {
-    /// Why the connection failed or broke, if it did. Holds once the end was read.
+    /// Of both ends of one pair, with no stack between.
+    pub(crate) fn pair() -> (Self, Self) {
+        let (one, other) = (Arc::<Said>::default(), Arc::<Said>::default());
+        let line = |said, other| Self { said, other: Some(other) };
+        (line(Arc::clone(&one), Arc::clone(&other)), line(other, one))
+    }
+
+    /// Why the connection failed or broke, if it did. What came before can still be read.
     pub fn error(&self) -> Option<io::Error> {
-        let code = self.0.error.load(Acquire);
+        let code = self.said.error.load(Acquire);
         (code != 0).then(|| io::Error::from_raw_os_error(code))
     }
 
@@ -60,17 +73,30 @@ impl Line {
         }
     }
 
+    /// Bytes on the way to the other side that are not in the descriptor any more. To be asked after the descriptor was:
+    /// 0 is said only where none is between the two.
+    pub fn unacknowledged(&self) -> usize {
+        self.said.unacknowledged.load(Acquire)
+    }
+
     /// Closing the stream sends a reset from now on, not a regular end.
     pub fn reset_on_close(&self) {
-        self.0.reset.store(true, Relaxed);
+        self.said.reset.store(true, Relaxed);
+        if let Some(other) = &self.other {
+            other.error.store(Errno::CONNRESET.raw_os_error(), Release);
+        }
     }
 
     /// To be said before the end can be read.
     pub(crate) fn fail(&self, why: Errno) {
-        self.0.error.store(why.raw_os_error(), Release);
+        self.said.error.store(why.raw_os_error(), Release);
+    }
+
+    pub(crate) fn note_unacknowledged(&self, bytes: usize) {
+        self.said.unacknowledged.store(bytes, Release);
     }
 
     pub(crate) fn is_reset(&self) -> bool {
-        self.0.reset.load(Relaxed)
+        self.said.reset.load(Relaxed)
     }
 }

@@ -1,10 +1,10 @@
 //! One client, from its accept to its log line: first an errand to find a backend, then a relay.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use edgeproxy_overlay::Stream;
 use rustix::event::epoll::EventFlags;
 
 use crate::close::{Close, Refusal};
@@ -60,8 +60,8 @@ pub(crate) enum Step {
 }
 
 impl Connection {
-    pub(crate) fn new(token: Token, client: OwnedFd, peer: SocketAddr, open: OpenConnection, desk: &Desk) -> Self {
-        let errand = Errand::new(Socket::new(client), token, peer, open, desk);
+    pub(crate) fn new(token: Token, client: Stream, peer: SocketAddr, open: OpenConnection, desk: &Desk) -> Self {
+        let errand = Errand::new(Socket::of(client), token, peer, open, desk);
         Self { token, timer: None, busy: false, stage: Stage::Errand(Box::new(errand)) }
     }
 

@@ -7,13 +7,14 @@ mod timers;
 mod token;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use edgeproxy_overlay::{Acceptor, Stream};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
@@ -27,7 +28,7 @@ use crate::listener::{BACKLOG, Door, Listener};
 use crate::pop::Pop;
 use crate::record::LiveConnection;
 use crate::relay::Workbench;
-use crate::socket::{Socket, reset_on_close};
+use crate::socket::Socket;
 use timers::Timers;
 use token::Serials;
 
@@ -64,11 +65,11 @@ struct Core {
     busy: Vec<Token>,
 }
 
-/// Starts a data-plane thread on these sockets. It ends when a drain is over.
+/// Starts a data-plane thread that takes clients in by these. It ends when a drain is over.
 pub(crate) fn start(
     pop: Arc<Pop>,
     number: usize,
-    sockets: Vec<(Arc<Listener>, TcpListener)>,
+    acceptors: Vec<(Arc<Listener>, Acceptor)>,
 ) -> io::Result<JoinHandle<()>> {
     let mailbox = Arc::clone(&pop.cores[number]);
     let now = Instant::now();
@@ -83,9 +84,9 @@ pub(crate) fn start(
     };
     desk.watch_for(&*desk.mailbox, Subject::Mailbox, EventFlags::IN)?;
     let mut doors = Vec::new();
-    for (door, (listener, socket)) in (0..).zip(sockets) {
-        desk.watch_for(&socket, Subject::Door(door), EventFlags::IN)?;
-        doors.push(Door::new(listener, socket.into()));
+    for (door, (listener, acceptor)) in (0..).zip(acceptors) {
+        desk.watch_for(&acceptor, Subject::Door(door), EventFlags::IN)?;
+        doors.push(Door::new(listener, acceptor));
     }
     let mut core = Core { desk, doors, connections: Slab::new(), serials: Serials::new(), busy: Vec::new() };
     std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
@@ -225,8 +226,8 @@ impl Core {
                 Ok(None) => break,
                 Err(_) => {
                     // Clients go on waiting; watched, the loop would be told of them again and again.
-                    if let Some(socket) = self.doors[number].socket() {
-                        epoll::delete(&self.desk.epoll, socket)?;
+                    if let Some(acceptor) = self.doors[number].acceptor() {
+                        epoll::delete(&self.desk.epoll, acceptor)?;
                     }
                     break;
                 }
@@ -236,7 +237,7 @@ impl Core {
     }
 
     /// A client has come in.
-    fn arrive(&mut self, door: usize, client: OwnedFd, peer: SocketAddr) {
+    fn arrive(&mut self, door: usize, client: Stream, peer: SocketAddr) {
         let listener = &self.doors[door].listener;
         listener.accepted.inc();
         let vacant = self.connections.vacant_entry();
@@ -252,7 +253,7 @@ impl Core {
                 return self.serve(token, Connection::advance);
             }
         };
-        reset_on_close(&client);
+        Socket::of(client).reset_on_close();
         listener.count_refusal(refusal);
         let line = Refused::at_accept(&listener.name, peer, refusal, self.desk.now);
         self.desk.pop.log.refused(&mut self.desk.lines, &line);
@@ -263,10 +264,10 @@ impl Core {
         for number in 0..self.doors.len() {
             let door = &mut self.doors[number];
             if door.reopen(self.desk.now)
-                && let Some(socket) = door.socket()
+                && let Some(acceptor) = door.acceptor()
             {
                 let subject = Subject::Door(u32::try_from(number).unwrap_or(u32::MAX));
-                self.desk.watch_for(socket, subject, EventFlags::IN)?;
+                self.desk.watch_for(acceptor, subject, EventFlags::IN)?;
             }
         }
         Ok(())

@@ -100,6 +100,11 @@ impl Dialler {
         overlay.map_or(Sockets::Host, |overlay| overlay.sockets.clone())
     }
 
+    /// Descriptors that connections through the overlay take at most beside those of their streams.
+    pub(crate) fn descriptors_beside(&self) -> usize {
+        self.overlay.as_ref().map_or(0, |overlay| overlay.sockets.descriptors_beside())
+    }
+
     /// Begins to connect; [`Socket::settle`](crate::socket::Socket::settle) tells how it went once epoll has news.
     pub(crate) fn begin(&self, addr: BackendAddr) -> Result<Stream, DialError> {
         Ok(self.sockets(addr.0).dial(addr.0)?)

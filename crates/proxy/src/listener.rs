@@ -1,26 +1,23 @@
 //! Where clients come in: one socket per core and listening address, and an accept that survives everything.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgeproxy_overlay::Sockets;
+use edgeproxy_overlay::{Acceptor, ListenSettings, Sockets, Stream};
 use edgeproxy_route::Affinity;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::close::Refusal;
 use crate::metrics::{ByError, ByListener, Metrics, Refused};
 use crate::pop::SharedTable;
 use crate::queue::Queue;
-
 use crate::settings::ListenerSettings;
-use crate::socket::reset_on_close;
+use crate::socket::Socket;
 
 /// Connections the kernel holds ready for us; it takes the smaller of this and net.core.somaxconn.
 pub(crate) const BACKLOG: i32 = 65_535;
@@ -66,8 +63,7 @@ impl Listener {
     }
 }
 
-/// Binds one socket per core to the address, in the network it belongs to. With port 0 all get the port the first was
-/// given.
+/// Binds one socket per core to the address, in the network it belongs to.
 ///
 /// # Errors
 /// The address is taken (also by another process that shares ports the same way), or may not be bound.
@@ -75,51 +71,16 @@ pub(crate) fn bind(
     settings: &ListenerSettings,
     cores: usize,
     sockets: &Sockets,
-) -> io::Result<(SocketAddr, Vec<StdListener>)> {
-    let settings = settings.clone();
-    sockets.within(move || bind_here(&settings, cores))?
-}
-
-fn bind_here(settings: &ListenerSettings, cores: usize) -> io::Result<(SocketAddr, Vec<StdListener>)> {
-    // Ports shared by SO_REUSEPORT can be joined by any process of the same user: without this look, a second copy
-    // started by mistake would take half of the clients instead of failing.
-    drop(take(settings, settings.bind, false)?);
-    let mut address = settings.bind;
-    let mut sockets = Vec::with_capacity(cores);
-    for _ in 0..cores.max(1) {
-        let socket = take(settings, address, true)?;
-        socket.listen(BACKLOG)?;
-        let socket = StdListener::from(socket);
-        address = socket.local_addr()?;
-        sockets.push(socket);
-    }
-    Ok((address, sockets))
-}
-
-/// A socket that has the address and does not listen yet.
-fn take(settings: &ListenerSettings, address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    if shared {
-        socket.set_reuse_port(true)?;
-    }
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    // Accepted sockets inherit all three, which spares each connection as many system calls.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(settings.user_timeout)?;
-    socket.set_out_of_band_inline(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
+) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+    let (address, user_timeout) = (settings.bind, settings.user_timeout);
+    sockets.listen(&ListenSettings { address, shares: cores, backlog: BACKLOG, user_timeout })
 }
 
 /// A core's own socket of a listener.
 pub(crate) struct Door {
     pub(crate) listener: Arc<Listener>,
     /// `None` once no more clients are taken.
-    socket: Option<OwnedFd>,
+    acceptor: Option<Acceptor>,
     reserve: Reserve,
     /// Nobody is accepted before, for want of descriptors or memory.
     closed_until: Option<Instant>,
@@ -128,12 +89,12 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(crate) fn new(listener: Arc<Listener>, socket: OwnedFd) -> Self {
-        Self { listener, socket: Some(socket), reserve: Reserve::new(), closed_until: None, told: false }
+    pub(crate) fn new(listener: Arc<Listener>, acceptor: Acceptor) -> Self {
+        Self { listener, acceptor: Some(acceptor), reserve: Reserve::new(), closed_until: None, told: false }
     }
 
-    pub(crate) fn socket(&self) -> Option<&OwnedFd> {
-        self.socket.as_ref()
+    pub(crate) fn acceptor(&self) -> Option<&Acceptor> {
+        self.acceptor.as_ref()
     }
 
     pub(crate) fn closed_until(&self) -> Option<Instant> {
@@ -147,25 +108,20 @@ impl Door {
     ///
     /// # Errors
     /// Descriptors or memory are short: the door is closed for a while, so that the loop neither dies nor spins.
-    pub(crate) fn accept(&mut self, now: Instant) -> Result<Option<(OwnedFd, SocketAddr)>, Errno> {
-        let Some(socket) = &self.socket else { return Ok(None) };
+    pub(crate) fn accept(&mut self, now: Instant) -> Result<Option<(Stream, SocketAddr)>, Errno> {
+        let Some(acceptor) = &self.acceptor else { return Ok(None) };
         for attempt in 1.. {
-            let error = match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((client, Some(peer))) => match SocketAddr::try_from(peer) {
-                    Ok(peer) => {
-                        self.told = false;
-                        return Ok(Some((client, peer)));
-                    }
-                    Err(error) => error,
-                },
-                Ok((_, None)) => Errno::NOTCONN,
+            let error = match acceptor.accept() {
+                Ok(client) => {
+                    self.told = false;
+                    return Ok(Some(client));
+                }
                 Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => continue,
                 Err(error) => error,
             };
             let kind = AcceptError::of(error);
             self.listener.metrics.accept_errors.get_or_create(&ByError { error: kind.word() }).inc();
-            if kind == AcceptError::Descriptors && self.reserve.turn_away(socket) {
+            if kind == AcceptError::Descriptors && self.reserve.turn_away(acceptor) {
                 self.listener.accepted.inc();
                 self.listener.count_refusal(Refusal::DescriptorsExhausted);
             }
@@ -193,7 +149,7 @@ impl Door {
 
     /// Takes no more clients.
     pub(crate) fn close(&mut self) {
-        self.socket = None;
+        self.acceptor = None;
         self.closed_until = None;
     }
 }
@@ -242,12 +198,12 @@ impl Reserve {
     }
 
     /// Turns away one waiting client. Returns whether there was one.
-    fn turn_away(&mut self, socket: &OwnedFd) -> bool {
+    fn turn_away(&mut self, acceptor: &Acceptor) -> bool {
         drop(self.0.take());
-        let client = SockRef::from(socket).accept();
+        let client = acceptor.accept();
         let turned_away = client.is_ok();
         if let Ok((client, _)) = client {
-            reset_on_close(&client);
+            Socket::of(client).reset_on_close();
         }
         self.refill();
         turned_away

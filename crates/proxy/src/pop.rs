@@ -138,20 +138,20 @@ impl Pop {
         let table = SharedTable::new(table);
         let cores = settings.threads.max(1);
         let mut listeners = Vec::new();
-        let mut sockets: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
+        let mut acceptors: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
         let routed = settings.listeners.iter().map(|listener| (listener, &table));
         let all = routed.chain(published.iter().map(|published| (&published.listener, &published.table)));
         for (listener, table) in all {
             let (address, bound) = listener::bind(listener, cores, &dialler.sockets_at(listener.bind))
                 .map_err(|error| StartError::Bind { address: listener.bind, error })?;
             let listener = Arc::new(Listener::new(listener.clone(), address, table.clone(), &metrics));
-            for (core, socket) in sockets.iter_mut().zip(bound) {
-                core.push((Arc::clone(&listener), socket));
+            for (core, acceptor) in acceptors.iter_mut().zip(bound) {
+                core.push((Arc::clone(&listener), acceptor));
             }
             listeners.push(listener);
         }
         let pop = Arc::new(Self {
-            max_connections: max_connections(settings.max_connections, cores),
+            max_connections: max_connections(settings.max_connections, cores, dialler.descriptors_beside()),
             queues: listeners.iter().any(|listener: &Arc<Listener>| listener.settings.queue > 0),
             settings,
             clock,
@@ -168,8 +168,8 @@ impl Pop {
             next_id: AtomicU64::new(first_id()),
             core_failed: Notify::new(),
         });
-        for (number, sockets) in sockets.into_iter().enumerate() {
-            let thread = core::start(Arc::clone(&pop), number, sockets)?;
+        for (number, acceptors) in acceptors.into_iter().enumerate() {
+            let thread = core::start(Arc::clone(&pop), number, acceptors)?;
             pop.threads.lock().push(thread);
         }
         Ok(pop)
@@ -326,18 +326,38 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The operator's number, or what the descriptor limit leaves: two descriptors a connection.
-fn max_connections(set: usize, cores: usize) -> usize {
+/// The operator's number, or what the descriptor limit leaves: two descriptors a connection, and one more for those that
+/// an overlay's stack carries, of which there are `beside` at most.
+fn max_connections(set: usize, cores: usize, beside: usize) -> usize {
     if set > 0 {
         return set;
     }
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
     let reserved = RESERVED_DESCRIPTORS + PIPE_DESCRIPTORS * cores as u64;
-    usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).max(16)
+    connections_within(descriptors.saturating_sub(reserved), beside as u64)
+}
+
+fn connections_within(descriptors: u64, beside: u64) -> usize {
+    let carried = (descriptors / 3).min(beside);
+    usize::try_from(descriptors.saturating_sub(carried) / 2).unwrap_or(usize::MAX).max(16)
 }
 
 /// Ids go on where no earlier run of this machine was: milliseconds since 1970, and room for a million a millisecond.
 fn first_id() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(0) << 20
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_room_for_the_descriptors_of_a_stack() {
+        assert_eq!(connections_within(20_000, 0), 10_000);
+        assert_eq!(connections_within(20_000, 4096), 7952);
+        // Where few are allowed, the stack may carry all of them.
+        assert_eq!(connections_within(900, 4096), 300);
+        assert_eq!(connections_within(0, 4096), 16);
+    }
 }

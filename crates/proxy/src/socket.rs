@@ -44,10 +44,10 @@ impl Socket {
         EventFlags::IN.union(EventFlags::PRI).union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
     /// A socket of which nothing is known yet.
-    pub(crate) fn new(fd: OwnedFd) -> Self {
+    pub(crate) fn of(Stream { fd, line }: Stream) -> Self {
         Self {
             fd,
-            line: None,
+            line,
             readable: false,
             writable: false,
             finished: false,
@@ -58,15 +58,9 @@ impl Socket {
         }
     }
 
-    /// One that was dialled.
-    pub(crate) fn of(stream: Stream) -> Self {
-        Self { line: stream.line, ..Self::new(stream.fd) }
-    }
-
     /// Takes news from epoll.
     pub(crate) fn note(&mut self, news: EventFlags) {
-        let ended = news.contains(EventFlags::HUP) && self.line_error().is_some();
-        let broken = news.contains(EventFlags::ERR) || ended;
+        let broken = news.contains(EventFlags::ERR) || self.line_error().is_some();
         let finished = news.intersects(EventFlags::RDHUP | EventFlags::HUP);
         self.broken |= broken;
         self.finished |= finished || broken;
@@ -199,7 +193,8 @@ impl Socket {
         #[allow(unsafe_code, reason = "a system call without a wrapper")]
         let count =
             unsafe { rustix::ioctl::ioctl(&self.fd, rustix::ioctl::Getter::<TIOCOUTQ, std::ffi::c_int>::new()) };
-        count.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+        let held = count.ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+        held + self.line.as_ref().map_or(0, Line::unacknowledged)
     }
 
     /// Small writes leave at once from now on (TCP_NODELAY).
@@ -239,7 +234,7 @@ impl AsFd for Socket {
 }
 
 /// Makes closing a socket of the kernel send a reset.
-pub(crate) fn reset_on_close(socket: &impl AsFd) {
+fn reset_on_close(socket: &impl AsFd) {
     // Fails only on a socket that is already gone.
     let _: io::Result<()> = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

@@ -189,7 +189,7 @@ pub(super) static KEYS: &[Key] = &[
     key("routing.region", "country", Kind::Country, Required("the country it lies in, such as \"ES\""), "The country it lies in."),
 
     key("proxy", "threads", count(0, 1024), Value("0"), "Data-plane threads. 0: one per core.").flag("threads"),
-    key("proxy", "max_connections", count(0, 16_777_216), Value("0"), "Client connections at once over all listeners; more are refused. 0: what the descriptor limit leaves, at two descriptors each, after 256 for the process and 128 a thread for pipes; at least 16."),
+    key("proxy", "max_connections", count(0, 16_777_216), Value("0"), "Client connections at once over all listeners; more are refused. 0: what the descriptor limit leaves, at two descriptors each (three in the overlay's mode `netstack`, for its 4096 connections), after 256 for the process and 128 a thread for pipes; at least 16."),
     key("proxy", "drain_timeout", lasting(Duration::ZERO, DAY), Value("30s"), "How long connections may go on after a drain was asked for. Then they are cut."),
     key("proxy", "drain_delay", lasting(Duration::ZERO, HOUR), Value("0s"), "How long `/readyz` says 503 before a drain stops accepting, so that balancers in front notice."),
 

@@ -10,7 +10,7 @@ use edgeproxy_world::{Backend, Behaviour, LONG, Site, eventually};
 use serde_json::json;
 
 use crate::stage;
-use crate::tunnel::{OUR_PORT, overlay, shown, site, until};
+use crate::tunnel::{OUR_PORT, THEIR_ADDRESS, THEIR_PORT, launch, our_file, overlay, overlay_of, shown, site, until};
 use crate::wireguard::{Keys, WireGuardGo, run, write_private};
 
 /// What is wrong, how it is made so, and words that have to be told.
@@ -27,7 +27,7 @@ pub(crate) async fn direct_backends_outlive_it() -> io::Result<()> {
     for (what, spoil, reasons) in spoiled {
         let site = site();
         site.add_backend("fra", &backend)?;
-        let pop = site.start(&overlay(&spoil(&site), "")).await?;
+        let pop = launch(&site, site.plan(&overlay(&spoil(&site), ""))).await?;
         let errors = pop.log.all_json().into_iter().filter(|line| line["level"] == "ERROR");
         let told: Vec<String> = errors.filter_map(|line| line["message"].as_str().map(str::to_owned)).collect();
         println!("{what}: {}", told.join("; "));
@@ -78,6 +78,38 @@ fn init(site: &Site, regions: &str) -> PathBuf {
     folder
 }
 
+/// Where the other modes are refused; and they are.
+pub(crate) async fn auto_is_netstack() -> io::Result<()> {
+    let ours = Keys::ours();
+    let theirs = WireGuardGo::start("wgb", THEIR_ADDRESS, THEIR_PORT).await;
+    theirs.set_peer(&ours.public, &["allowed-ips", "10.50.0.2/32"]);
+    let backend = Backend::start_at("b1", THEIR_ADDRESS, Behaviour::Greet)?;
+    let site = site();
+    site.add_backend("fra", &backend)?;
+    let file = site.file("overlay.conf");
+    write_private(&file, &our_file(&ours, &theirs, "Endpoint = 127.0.0.1:51821"));
+    for (mode, refusal) in [("tun", "CAP_NET_ADMIN"), ("userns", "user.max_user_namespaces")] {
+        let pop = launch(&site, site.plan(&overlay_of(&file, mode, ""))).await?;
+        assert_eq!(pop.get("/api/v1/overlay").await?.0, 404);
+        assert!(pop.log.holds("no overlay: ") && pop.log.holds(refusal), "{mode}: {}", pop.log.tail());
+        pop.stop(Duration::from_secs(5)).await?;
+    }
+    let pop = launch(&site, site.plan(&overlay_of(&file, "auto", ""))).await?;
+    let shown = shown(&pop).await?;
+    let reason = shown["reason"].as_str().unwrap();
+    println!("{}: {reason}", shown["mode"]);
+    assert_eq!(shown["mode"], "netstack");
+    assert!(reason.contains("no interface of the host") && reason.contains("CAP_NET_ADMIN"), "{reason}");
+    assert!(reason.contains("none in a namespace") && reason.contains("user.max_user_namespaces"), "{reason}");
+    let mut client = pop.connect().await?;
+    assert_eq!(client.line().await?, "b1");
+    client.exchange(b"through a stack of its own").await?;
+    drop(client);
+    pop.stop(Duration::from_secs(5)).await?;
+    theirs.stop();
+    Ok(())
+}
+
 pub(crate) async fn a_region_finds_its_file() -> io::Result<()> {
     let site = site();
     let folder = init(&site, "fra,gru");
@@ -90,7 +122,7 @@ pub(crate) async fn a_region_finds_its_file() -> io::Result<()> {
     run("wg", &["setconf", "wgb", file.to_str().unwrap()]);
 
     // The machine is in gru, whatever region the POP was given.
-    let pop = site.plan(&overlay(&folder, "")).variable("FLY_REGION", "gru").start().await?;
+    let pop = launch(&site, site.plan(&overlay(&folder, "")).variable("FLY_REGION", "gru")).await?;
     assert_eq!(shown(&pop).await?["addresses"], json!(["10.50.1.1/32"]));
     until(&pop, "a handshake with the hub", LONG, |shown| shown["peers"][0]["last_handshake_s"].as_f64()).await?;
     // The hub's part is complete with the first message in the session.

@@ -1,7 +1,8 @@
 //! The binary together with `wireguard-go` and `wg`: each case in namespaces of its own, that need no root and leave the
-//! host's network as it is.
+//! host's network as it is. Our side runs without any capability, and as nobody where root runs this: once with an
+//! interface in a namespace of its own, and once with a netstack, where it is refused every namespace.
 //!
-//! `cargo test -p edgeproxy --test overlay_interop [-- PART_OF_A_NAME]`
+//! `cargo test -p edgeproxy --test overlay_interop [-- PART_OF "A_NAME, MODE"]`
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "measured and skipped things are told")]
 
@@ -18,43 +19,55 @@ mod traffic;
 mod tunnel;
 mod wireguard;
 
+use stage::Mode;
+use stage::Mode::{Netstack, UserNamespace};
+
 /// Set to 1, cases run that take minutes because the protocol's own clock does.
 const SLOW: &str = "EDGEPROXY_SLOW_TESTS";
 
 type Case = fn() -> Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
-/// The name, the seconds it may take, and what is done.
-const CASES: [(&str, u64, Case); 11] = [
-    ("we_initiate", 120, || Box::pin(traffic::we_initiate())),
-    ("they_initiate_by_keepalive", 60, || Box::pin(handshakes::they_initiate_by_keepalive())),
-    ("they_initiate_by_a_packet", 60, || Box::pin(handshakes::they_initiate_by_a_packet())),
-    ("a_preshared_key_has_to_be_the_same", 120, || Box::pin(handshakes::a_preshared_key_has_to_be_the_same())),
-    ("keepalives_are_sent_without_traffic", 60, || Box::pin(handshakes::keepalives_are_sent_without_traffic())),
-    ("a_transfer_outlives_roaming", 120, || Box::pin(traffic::a_transfer_outlives_roaming())),
-    ("a_hub_passes_packets_on", 120, || Box::pin(hub::a_hub_passes_packets_on())),
-    ("a_service_is_published", 60, || Box::pin(hub::a_service_is_published())),
-    ("direct_backends_outlive_a_failing_overlay", 60, || Box::pin(failing::direct_backends_outlive_it())),
-    ("a_region_finds_its_file", 60, || Box::pin(failing::a_region_finds_its_file())),
-    ("a_rekey_is_not_noticed", 200, || Box::pin(traffic::a_rekey_is_not_noticed())),
+const BOTH: &[Mode] = &[UserNamespace, Netstack];
+
+/// The name, how our side has its TCP, the seconds it may take, and what is done.
+const CASES: [(&str, &[Mode], u64, Case); 12] = [
+    ("we_initiate", BOTH, 120, || Box::pin(traffic::we_initiate())),
+    ("they_initiate_by_keepalive", BOTH, 60, || Box::pin(handshakes::they_initiate_by_keepalive())),
+    ("they_initiate_by_a_packet", BOTH, 60, || Box::pin(handshakes::they_initiate_by_a_packet())),
+    ("a_preshared_key_has_to_be_the_same", BOTH, 120, || Box::pin(handshakes::a_preshared_key_has_to_be_the_same())),
+    ("keepalives_are_sent_without_traffic", BOTH, 60, || Box::pin(handshakes::keepalives_are_sent_without_traffic())),
+    ("a_transfer_outlives_roaming", BOTH, 120, || Box::pin(traffic::a_transfer_outlives_roaming())),
+    ("a_hub_passes_packets_on", BOTH, 120, || Box::pin(hub::a_hub_passes_packets_on())),
+    ("a_service_is_published", BOTH, 60, || Box::pin(hub::a_service_is_published())),
+    ("direct_backends_outlive_a_failing_overlay", BOTH, 60, || Box::pin(failing::direct_backends_outlive_it())),
+    ("a_region_finds_its_file", BOTH, 60, || Box::pin(failing::a_region_finds_its_file())),
+    ("without_namespaces_auto_is_netstack", &[Netstack], 60, || Box::pin(failing::auto_is_netstack())),
+    ("a_rekey_is_not_noticed", BOTH, 200, || Box::pin(traffic::a_rekey_is_not_noticed())),
 ];
 
 fn main() -> ExitCode {
-    if let Some(name) = stage::case() {
-        let (name, limit, case) = CASES.into_iter().find(|(case, ..)| *case == name).unwrap();
-        stage::enter();
+    if let Some((name, mode)) = stage::case() {
+        let (name, _, limit, case) = CASES.into_iter().find(|(case, ..)| *case == name).unwrap();
+        stage::enter(mode);
         return perform(name, Duration::from_secs(limit), case);
     }
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let mut failed = false;
-    for (name, ..) in CASES.iter().filter(|(name, ..)| name.contains(&filter)) {
+    let each =
+        |(name, modes, ..): (&'static str, &'static [Mode], u64, Case)| modes.iter().map(move |mode| (name, *mode));
+    for (name, mode) in CASES.into_iter().flat_map(each) {
+        let title = format!("{name}, {}", mode.word());
+        if !title.contains(&filter) {
+            continue;
+        }
         let started = Instant::now();
-        let ended = stage::start(name, Command::new("/proc/self/exe")).unwrap();
+        let ended = stage::start(name, mode, Command::new("/proc/self/exe")).unwrap();
         let word = match ended.code() {
             Some(0) => "ok",
             Some(stage::SKIPPED) => "skipped",
             _ => "FAILED",
         };
-        println!("test {name} ... {word} ({:.1} s)", started.elapsed().as_secs_f64());
+        println!("test {title} ... {word} ({:.1} s)", started.elapsed().as_secs_f64());
         failed |= word == "FAILED";
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }

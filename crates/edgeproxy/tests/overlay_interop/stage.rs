@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, exit};
 use std::{env, fs, io};
 
 use edgeproxy_overlay::{UserNamespaceError, enter_user_namespace};
-use rustix::fs::{CWD, FileType, Mode, makedev};
+use rustix::fs::{CWD, FileType, makedev};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{Signal, geteuid, set_parent_process_death_signal};
 use rustix::thread::{
@@ -24,6 +24,7 @@ use crate::wireguard;
 pub(crate) const SKIPPED: i32 = 77;
 
 const CASE: &str = "EDGEPROXY_TEST_CASE";
+const MODE: &str = "EDGEPROXY_TEST_MODE";
 /// Came from root, and became nobody.
 const DRESSED: &str = "EDGEPROXY_TEST_DRESSED";
 /// Is in all the namespaces.
@@ -31,15 +32,49 @@ const INSIDE: &str = "EDGEPROXY_TEST_INSIDE";
 const NOBODY: u32 = 65_534;
 /// Where the binary under test is, for nobody, who may not enter the folder it was built in.
 const BINARY: &str = "edgeproxy-under-test";
+/// User namespaces below that of whoever reads or writes it.
+const USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+
+/// How the POP has TCP inside the overlay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// By an interface in a namespace of its own.
+    UserNamespace,
+    /// By a stack of its own; it can have no namespace.
+    Netstack,
+}
+
+impl Mode {
+    /// As the configuration calls it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::UserNamespace => "userns",
+            Self::Netstack => "netstack",
+        }
+    }
+}
 
 /// The case this process is for, unless it is the one that starts them all.
-pub(crate) fn case() -> Option<String> {
-    env::var(CASE).ok()
+pub(crate) fn case() -> Option<(String, Mode)> {
+    Some((env::var(CASE).ok()?, mode()))
+}
+
+/// How the POP of this case has TCP inside the overlay.
+pub(crate) fn mode() -> Mode {
+    let netstack = env::var(MODE).is_ok_and(|mode| mode == Mode::Netstack.word());
+    if netstack { Mode::Netstack } else { Mode::UserNamespace }
 }
 
 /// Runs a case by this command, and waits for it.
-pub(crate) fn start(case: &str, mut command: Command) -> io::Result<ExitStatus> {
-    command.env(CASE, case).status()
+pub(crate) fn start(case: &str, mode: Mode, mut command: Command) -> io::Result<ExitStatus> {
+    command.env(CASE, case).env(MODE, mode.word()).status()
+}
+
+/// The user a case runs as.
+pub(crate) fn user() -> u32 {
+    let user = geteuid().as_raw();
+    assert!(user == NOBODY || env::var_os(DRESSED).is_none(), "root has become {user}");
+    user
 }
 
 /// The binary under test.
@@ -51,9 +86,12 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 /// Takes this process where the case plays, or ends it once another has played it there.
-pub(crate) fn enter() {
+pub(crate) fn enter(mode: Mode) {
     if env::var_os(INSIDE).is_some() {
         die_with_parent();
+        if mode == Mode::Netstack {
+            refuse_namespaces();
+        }
         wireguard::run("ip", &["link", "set", "lo", "up"]);
         return;
     }
@@ -97,7 +135,7 @@ fn undress() -> ! {
     mount("tmpfs", "/dev/net", "tmpfs", MountFlags::empty(), None).unwrap();
     fs::set_permissions("/dev/net", fs::Permissions::from_mode(0o755)).unwrap();
     let device = Path::new("/dev/net/tun");
-    let made = rustix::fs::mknodat(CWD, device, FileType::CharacterDevice, Mode::empty(), makedev(10, 200));
+    let made = rustix::fs::mknodat(CWD, device, FileType::CharacterDevice, rustix::fs::Mode::empty(), makedev(10, 200));
     if let Err(error) = made {
         skip(&format!("even root may make no device here ({error}): run it as a user for whom there is {device:?}"));
     }
@@ -109,6 +147,14 @@ fn undress() -> ! {
     }
     let error = Command::new("/proc/self/exe").env(DRESSED, "1").uid(NOBODY).gid(NOBODY).exec();
     panic!("cannot become nobody: {error}");
+}
+
+/// From now on nobody in the namespaces of the case can have a user namespace, and without one no other.
+fn refuse_namespaces() {
+    if let Err(error) = fs::write(USER_NAMESPACES, "0") {
+        skip(&format!("{USER_NAMESPACES} cannot be written, not even in a user namespace of one's own ({error})"));
+    }
+    assert_eq!(fs::read_to_string(USER_NAMESPACES).unwrap().trim(), "0");
 }
 
 /// Nothing of what happens in the folder of sockets is seen outside.

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use edgeproxy_world::{Backend, Behaviour, Client, Pop, Site, eventually, read_pattern, within, write_pattern};
+use edgeproxy_world::{
+    Backend, Behaviour, Client, Pop, PopPlan, Site, eventually, read_pattern, within, write_pattern,
+};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
@@ -35,7 +37,7 @@ pub(crate) struct Plan<'a> {
 
 /// Both ends.
 pub(crate) struct Tunnel {
-    pub(crate) site: Site,
+    _site: Site,
     pub(crate) pop: Pop,
     pub(crate) theirs: WireGuardGo,
     pub(crate) backend: Backend,
@@ -49,19 +51,13 @@ impl Tunnel {
         let theirs = WireGuardGo::start("wgb", THEIR_ADDRESS, THEIR_PORT).await;
         theirs.set_peer(&ours.public, &["allowed-ips", "10.50.0.2/32"]);
         let site = site();
-        let text = format!(
-            "[Interface]\nPrivateKey = {}\nAddress = {OUR_ADDRESS}/32\nListenPort = {OUR_PORT}\n\
-             [Peer]\nPublicKey = {}\nAllowedIPs = 10.50.1.0/24\n{}\n",
-            ours.private,
-            theirs.public(),
-            plan.our_peer
-        );
+        let text = our_file(&ours, &theirs, plan.our_peer);
         let backend = Backend::start_at("b1", THEIR_ADDRESS, Behaviour::HandOver)?;
         site.add_backend("fra", &backend)?;
         let pop = start(&site, &text, plan.toml).await?;
         // What they begin themselves is answered by now: they would try again only after 5 seconds.
         theirs.set_peer(&ours.public, plan.their_peer);
-        Ok(Self { site, pop, theirs, backend, public: ours.public })
+        Ok(Self { _site: site, pop, theirs, backend, public: ours.public })
     }
 
     /// A client, and the backend's end of its connection.
@@ -93,7 +89,7 @@ pub(crate) fn site() -> Site {
     let wrapper = std::env::temp_dir().join("bare-edgeproxy");
     let text = format!(
         r#"#!/bin/sh
-note='grep -E "^(Uid|Cap|NoNewPrivs)" /proc/self/status >{PRIVILEGES}'
+note='grep -E "^(Uid|Gid|Cap|NoNewPrivs)" /proc/self/status >{PRIVILEGES}'
 exec setpriv --no-new-privs --ambient-caps=-all --inh-caps=-all --bounding-set=-all \
     sh -c "$note"'; exec "$0" "$@"' '{}' "$@"
 "#,
@@ -104,23 +100,46 @@ exec setpriv --no-new-privs --ambient-caps=-all --inh-caps=-all --bounding-set=-
     Site::new(&wrapper).unwrap()
 }
 
-/// What the POP of a site was allowed when it was started.
-pub(crate) fn privileges(site: &Site) -> Vec<(String, String)> {
+/// The POP of a site got nothing from the namespace it was started in.
+fn check_privileges(site: &Site) {
     let text = std::fs::read_to_string(site.file(PRIVILEGES)).unwrap();
-    let lines = text.lines().filter_map(|line| line.split_once(":\t"));
-    lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    let user = stage::user().to_string();
+    for line in text.lines() {
+        let (name, value) = line.split_once(":\t").unwrap();
+        match name {
+            "Uid" => assert!(value.split_whitespace().all(|uid| uid == user) && user != "0", "{line}"),
+            "Gid" => assert!(value.split_whitespace().all(|gid| gid != "0"), "{line}"),
+            "NoNewPrivs" => assert_eq!(value, "1"),
+            _ => assert_eq!(value.trim_matches('0'), "", "{line}"),
+        }
+    }
+    assert_eq!(text.lines().count(), 8, "a user, a group, five sets of capabilities, and a switch: {text}");
 }
 
-/// Starts a POP with this wg-quick file.
+/// Starts a POP with this wg-quick file, which has its overlay as this case wants it.
 pub(crate) async fn start(site: &Site, text: &str, toml: &str) -> io::Result<Pop> {
     let file = site.file("overlay.conf");
     write_private(&file, text);
-    site.start(&overlay(&file, toml)).await
+    let pop = launch(site, site.plan(&overlay(&file, toml))).await?;
+    assert_eq!(shown(&pop).await?["mode"], stage::mode().word());
+    Ok(pop)
+}
+
+/// Starts a POP of a site.
+pub(crate) async fn launch(site: &Site, plan: PopPlan) -> io::Result<Pop> {
+    let pop = plan.start().await?;
+    check_privileges(site);
+    Ok(pop)
 }
 
 /// A configuration with this wg-quick file or folder of them, followed by more keys of its section and other sections.
 pub(crate) fn overlay(file: &Path, toml: &str) -> String {
-    format!("{UNCHECKED}[overlay]\nconfig = {file:?}\nmode = \"userns\"\n{toml}\n")
+    overlay_of(file, stage::mode().word(), toml)
+}
+
+/// The same with another mode.
+pub(crate) fn overlay_of(file: &Path, mode: &str, toml: &str) -> String {
+    format!("{UNCHECKED}[overlay]\nconfig = {file:?}\nmode = \"{mode}\"\n{toml}\n")
 }
 
 /// The overlay as the API shows it.
@@ -143,6 +162,16 @@ pub(crate) async fn until<T>(
         Ok(look(&last))
     });
     seen.await.map_err(|error| io::Error::new(error.kind(), format!("{error}: {last:#}; {}", pop.log.tail())))
+}
+
+/// What our side is told of itself and of the other.
+pub(crate) fn our_file(ours: &Keys, theirs: &WireGuardGo, our_peer: &str) -> String {
+    format!(
+        "[Interface]\nPrivateKey = {}\nAddress = {OUR_ADDRESS}/32\nListenPort = {OUR_PORT}\n\
+         [Peer]\nPublicKey = {}\nAllowedIPs = 10.50.1.0/24\n{our_peer}\n",
+        ours.private,
+        theirs.public(),
+    )
 }
 
 /// Sends a pattern each way at once, with other seeds.

@@ -9,9 +9,11 @@ use std::thread::spawn;
 use std::time::{Duration, Instant};
 
 use edgeproxy_gateway::{Flows, Gateway, GatewaySettings, Opened, PeerRequest, PoolSettings};
-use edgeproxy_overlay::{Device, DeviceSettings, Netstack, OsRandom, PeerSettings, Tenants};
+use edgeproxy_overlay::{Device, DeviceSettings, ListenSettings, Netstack, OsRandom, PeerSettings, Sockets, Tenants};
 use edgeproxy_store::peers::PeerRecord;
 use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey, PrivateKey, PublicKey, Random};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 /// Longer than anything here may take.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
@@ -40,16 +42,25 @@ impl Served {
         let own = DeviceSettings { directory: Some(opened.directory()), awake_most, ..device(private(), ip) };
         let device = Arc::new(Device::start(own, queues).unwrap());
         let below = SocketAddr::from(([127, 0, 0, 1], device.port()));
-        let acceptor = netstack.listen((ip, PORT).into(), 64).unwrap();
+        let listening = Sockets::Netstack(Arc::clone(&netstack)).listen(&ListenSettings::at((ip, PORT).into()));
+        let acceptor = listening.unwrap().1.pop().unwrap();
         spawn(move || {
-            while let Ok((stream, _)) = acceptor.accept() {
-                let mut stream = UnixStream::from(stream.fd);
-                stream.set_nonblocking(false).unwrap();
-                spawn(move || io::copy(&mut stream.try_clone().unwrap(), &mut stream));
+            loop {
+                match acceptor.accept() {
+                    Ok((stream, _)) => drop(spawn(|| echo(UnixStream::from(stream.fd)))),
+                    Err(Errno::AGAIN) => _ = poll(&mut [PollFd::new(&acceptor, PollFlags::IN)], None),
+                    Err(_) => break,
+                }
             }
         });
         Self { gateway: Arc::new(opened.serve(device, Arc::new(NoFlows))), _netstack: netstack, ip, below }
     }
+}
+
+fn echo(mut stream: UnixStream) {
+    stream.set_nonblocking(false).unwrap();
+    // Ends with the connection, however that ends.
+    let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
 }
 
 /// What is served here is the test's own.

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use edgeproxy_tunnel::Moment;
@@ -13,14 +12,18 @@ use smoltcp::iface::{Context, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 
-use super::Place;
 use super::clock::{our_time, stack_time};
 use super::memory::Grant;
+use super::ports::Seat;
 use super::sent::Sent;
+use super::{GREETING, Place};
 use crate::stream::{Line, Stream};
 
 /// How long a SYN goes unanswered before it counts as lost for good: as Linux has it (tcp_syn_retries 6).
 const DIAL_PATIENCE: Duration = Duration::from_secs(127);
+/// How long one who knocked has to take up the answer, which is sent again five times meanwhile. So long it holds a place
+/// in the backlog.
+const KNOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may go without a word from the other side before it counts as broken. One that is alive
 /// answers the probes.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -28,8 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const PROBE_EVERY: Duration = Duration::from_secs(75);
 /// How long a connection that its user has closed waits for the other side to finish: as Linux does (tcp_fin_timeout).
 const ORPHAN_WITHIN: Duration = Duration::from_secs(60);
-/// What tells that a dialled connection stands.
-const GREETING: [u8; 1] = [0];
 
 /// A flow's addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,6 +63,8 @@ pub(super) struct Flow {
     quiet: bool,
     /// What broke it.
     cause: Option<Errno>,
+    /// The user knows.
+    told_cause: bool,
     pub(super) grant: Grant,
     /// It stands in the list of those that wait for room.
     pub(super) waits: bool,
@@ -80,28 +83,24 @@ pub(super) struct Start {
 
 enum Stage {
     Dialling,
-    Accepting(SyncSender<(Stream, SocketAddr)>, Option<Stream>),
+    Accepting(Seat, Stream),
     Open,
 }
 
 impl Flow {
     /// Begins to connect.
     pub(super) fn dial(start: Start, pair: OwnedFd, line: Line, context: &mut Context) -> Result<Self, Errno> {
-        let mut socket = new_socket(start.grant);
+        let mut socket = new_socket(start.grant, DIAL_PATIENCE);
         socket.connect(context, start.tuple.remote, start.tuple.local).map_err(|_| Errno::INVAL)?;
         Ok(Self::new(start, socket, pair, line, Stage::Dialling))
     }
 
     /// Waits for the first packet of one that somebody else dials.
-    pub(super) fn accept(
-        start: Start,
-        acceptor: SyncSender<(Stream, SocketAddr)>,
-        (fd, pair): (OwnedFd, OwnedFd),
-    ) -> Result<Self, Errno> {
-        let mut socket = new_socket(start.grant);
+    pub(super) fn accept(start: Start, seat: Seat, (fd, pair): (OwnedFd, OwnedFd)) -> Result<Self, Errno> {
+        let mut socket = new_socket(start.grant, KNOCK_PATIENCE);
         socket.listen(start.tuple.local).map_err(|_| Errno::INVAL)?;
         let line = Line::default();
-        let stage = Stage::Accepting(acceptor, Some(Stream { fd, line: Some(line.clone()) }));
+        let stage = Stage::Accepting(seat, Stream { fd, line: Some(line.clone()) });
         Ok(Self::new(start, socket, pair, line, stage))
     }
 
@@ -125,6 +124,7 @@ impl Flow {
             deaf: false,
             quiet: false,
             cause: None,
+            told_cause: false,
             grant,
             waits: false,
             visit: None,
@@ -167,9 +167,8 @@ impl Flow {
                 // An empty pair has room for a byte; one that was closed is noted as such.
                 let _ = rustix::net::send(&self.pair, &GREETING, SendFlags::NOSIGNAL);
             }
-            Stage::Accepting(acceptor, stream) => {
-                let handed = stream.map(|stream| acceptor.try_send((stream, self.tuple.remote)));
-                if !matches!(handed, Some(Ok(()))) {
+            Stage::Accepting(seat, stream) => {
+                if !seat.hand(stream, self.tuple.remote) {
                     self.abort();
                 }
             }
@@ -220,9 +219,11 @@ impl Flow {
 
     /// From the user to the stack, without a copy between.
     fn take(&mut self) {
-        let Self { sockets, socket, pair, .. } = self;
+        let Self { sockets, socket, pair, line, .. } = self;
         let socket = sockets.get_mut::<Socket<'_>>(*socket);
         while self.readable && !self.finished && socket.can_send() {
+            // Whoever finds the pair empty must not find that nothing is under way.
+            line.note_unacknowledged(socket.send_queue().max(1));
             let read = socket.send(|room| split(retry_on_intr(|| rustix::io::read(&*pair, &mut *room))));
             match read {
                 Ok(Ok(1..)) => {}
@@ -264,6 +265,19 @@ impl Flow {
     /// yet, so it is not asked again.
     pub(super) fn settle(&mut self) {
         self.quiet = self.state() == State::TimeWait;
+        self.line.note_unacknowledged(self.sockets.get::<Socket<'_>>(self.socket).send_queue());
+    }
+
+    /// The user is told what broke it before it has taken all that came, as a socket of the kernel tells: somebody who
+    /// does not read has to hear of it as well.
+    pub(super) fn tell_cause(&mut self) {
+        if let Some(cause) = self.cause
+            && !std::mem::replace(&mut self.told_cause, true)
+        {
+            self.line.fail(cause);
+            // It is woken by what it has yet to read; it may send no more, but the bytes there are stay.
+            let _ = shutdown(&self.pair, Shutdown::Read);
+        }
     }
 
     /// It neither sends nor takes in anything more.
@@ -290,6 +304,7 @@ impl Flow {
 
     /// The user is told how it ended.
     pub(super) fn end(self) {
+        self.line.note_unacknowledged(0);
         if let Some(cause) = self.cause {
             self.line.fail(cause);
         }
@@ -312,7 +327,7 @@ impl AsFd for Flow {
     }
 }
 
-fn new_socket(grant: Grant) -> Socket<'static> {
+fn new_socket(grant: Grant, patience: Duration) -> Socket<'static> {
     // Zeroed by the kernel when first touched: what is not used costs nothing.
     let buffer = || SocketBuffer::new(vec![0; grant.bytes()]);
     let mut socket = Socket::new(buffer(), buffer());
@@ -320,7 +335,7 @@ fn new_socket(grant: Grant) -> Socket<'static> {
     // The other side's window grows with each acknowledgement.
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);
-    socket.set_timeout(Some(stack_time(DIAL_PATIENCE)));
+    socket.set_timeout(Some(stack_time(patience)));
     socket
 }
 

@@ -4,9 +4,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::SyncSender;
 
 use edgeproxy_tunnel::{Moment, Wheel};
 use ipnet::IpNet;
@@ -23,28 +20,26 @@ use super::clock::{Clock, moment_of};
 use super::flow::{Flow, Start, Tuple};
 use super::memory::Memory;
 use super::notice::unreachable;
+use super::ports::Answer;
 use super::wire::{Outlet, Wire};
-use super::{Letter, Place, stream_pair};
+use super::{EPHEMERAL, Letter, Place, Shared, stream_pair};
 use crate::device::LONGEST_SLEEP;
-use crate::mailbox::Mailbox;
 use crate::packet::{Offload, Split, VnetHeader, protocol};
 use crate::random::OsRandom;
-use crate::stream::{Line, Stream};
+use crate::stream::Line;
 use crate::tun::LARGEST;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// Reads from one worker before the others and the users have their turn.
 const ROUNDS: usize = 32;
-/// Ports that connections come from: what Linux takes by default.
-const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 /// What epoll calls the letters; the queues follow, and from [`FIRST_FLOW`] on the flows.
 const LETTERS: u64 = 0;
 const FIRST_FLOW: u64 = 1 << 32;
 
 pub(super) struct Stack {
     mtu: usize,
-    mailbox: Arc<Mailbox<Letter>>,
+    shared: Shared,
     epoll: OwnedFd,
     outlets: Vec<Outlet>,
     interface: Interface,
@@ -52,12 +47,12 @@ pub(super) struct Stack {
     nobody: SocketSet<'static>,
     flows: Slab<Flow>,
     by_tuple: HashMap<Tuple, usize>,
-    acceptors: HashMap<SocketAddr, SyncSender<(Stream, SocketAddr)>>,
     memory: Memory,
     wheel: Wheel<usize>,
     clock: Clock,
     random: OsRandom,
-    count: Arc<AtomicUsize>,
+    /// It was told why connections are not taken in, and none was since.
+    told: bool,
     /// Flows that took in segments since they were last looked at.
     touched: Vec<usize>,
 }
@@ -74,8 +69,7 @@ impl Stack {
         addresses: &[IpNet],
         mtu: usize,
         queues: Vec<OwnedFd>,
-        mailbox: Arc<Mailbox<Letter>>,
-        count: Arc<AtomicUsize>,
+        shared: Shared,
         mut random: OsRandom,
     ) -> io::Result<Self> {
         let mut config = Config::new(HardwareAddress::Ip);
@@ -87,26 +81,25 @@ impl Stack {
             own.extend(addresses.iter().map(|address| IpCidr::new(address.addr().into(), address.prefix_len())));
         });
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &*mailbox, EventData::new_u64(LETTERS), EventFlags::IN)?;
+        epoll::add(&epoll, &*shared.mailbox, EventData::new_u64(LETTERS), EventFlags::IN)?;
         let outlets: Vec<_> = queues.into_iter().map(Outlet::new).collect();
         for (number, outlet) in (1..).zip(&outlets) {
             epoll::add(&epoll, outlet, EventData::new_u64(number), EventFlags::IN)?;
         }
         Ok(Self {
             mtu,
-            mailbox,
+            shared,
             epoll,
             outlets,
             interface,
             nobody: SocketSet::new(Vec::new()),
             flows: Slab::new(),
             by_tuple: HashMap::new(),
-            acceptors: HashMap::new(),
             memory: Memory::default(),
             wheel: Wheel::new(Moment::from_millis(0)),
             clock: Clock::start(),
             random,
-            count,
+            told: false,
             touched: Vec::new(),
         })
     }
@@ -169,10 +162,9 @@ impl Stack {
 
     /// Returns whether it goes on.
     fn read_letters(&mut self) -> bool {
-        for letter in self.mailbox.take() {
+        for letter in self.shared.mailbox.take() {
             match letter {
                 Letter::Dial { local, remote, pair, line, place } => self.dial(local, remote, pair, line, place),
-                Letter::Listen { address, acceptor } => _ = self.acceptors.insert(address, acceptor),
                 Letter::End => return false,
             }
         }
@@ -291,17 +283,36 @@ impl Stack {
         if !header.syn() || header.ack() || header.rst() {
             return Welcome::Nobody;
         }
-        let Some(acceptor) = self.acceptors.get(&segment.tuple.local).cloned() else { return Welcome::Nobody };
-        let (Some(place), Ok(pair)) = (Place::take(&self.count), stream_pair()) else { return Welcome::NoRoom };
+        let local = segment.tuple.local;
+        let seat = match self.shared.ports.knock(local) {
+            Answer::Come(seat) => seat,
+            Answer::Full => return self.turn_away(local, "its backlog is full"),
+            Answer::Nobody => return Welcome::Nobody,
+        };
+        let Some(place) = Place::take(&self.shared.flows) else {
+            return self.turn_away(local, "there are as many connections as there may be");
+        };
+        let Ok(pair) = stream_pair() else { return self.turn_away(local, "descriptors or memory are short") };
         let grant = self.memory.grant(segment.tuple.remote.ip());
         let start = Start { tuple: segment.tuple, grant, place, now: self.clock.now() };
-        match Flow::accept(start, acceptor, pair).and_then(|flow| self.insert(flow)) {
-            Ok(key) => Welcome::As(key),
+        match Flow::accept(start, seat, pair).and_then(|flow| self.insert(flow)) {
+            Ok(key) => {
+                self.told = false;
+                Welcome::As(key)
+            }
             Err(_) => {
                 self.memory.give_back(grant);
                 Welcome::NoRoom
             }
         }
+    }
+
+    /// Whoever knocks gets no answer, and will try again.
+    fn turn_away(&mut self, listener: SocketAddr, why: &'static str) -> Welcome {
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(%listener, why, "connections from inside are not taken in for now");
+        }
+        Welcome::NoRoom
     }
 
     /// A packet for no flow: a reset, an echo, or silence.
@@ -336,6 +347,7 @@ impl Stack {
         }
         let now = self.clock.now();
         let Some(flow) = self.flows.get_mut(key) else { return };
+        flow.tell_cause();
         let next = match flow.is_quiet() {
             true => None,
             false => self.interface.poll_at(now, &flow.sockets).map(|at| moment_of(at).max(moment)),

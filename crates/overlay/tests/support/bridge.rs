@@ -1,7 +1,7 @@
 //! Two overlays with their queues joined: what leaves the one arrives in the other, super-packets whole.
 
 use std::io::{IoSlice, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,11 +9,11 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use edgeproxy_overlay::{Enclave, HEADER, LARGEST, LinkSettings, Queue, Sockets};
+use edgeproxy_overlay::{Enclave, HEADER, LARGEST, LinkSettings, ListenSettings, Queue, Sockets};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::packet::Header;
-use super::{PATIENCE, open};
+use super::{PATIENCE, accept, open};
 
 /// What a transfer moves.
 const BULK: usize = 64 << 20;
@@ -26,8 +26,8 @@ const WIREGUARD: usize = 32;
 /// segments, and nearly fills it.
 pub(crate) fn check_bulk() {
     let (left, right) = (side("10.50.0.1/24"), side("10.50.0.2/24"));
-    let listening = TcpListener::from(right.0.listen("10.50.0.2:5432".parse().unwrap(), 16).unwrap());
-    listening.set_nonblocking(false).unwrap();
+    let settings = ListenSettings::at("10.50.0.2:5432".parse().unwrap());
+    let (_, listening) = right.0.listen(&settings).unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let most = Arc::new(Most::default());
     let queues = [Arc::new(left.1), Arc::new(right.1)];
@@ -37,7 +37,8 @@ pub(crate) fn check_bulk() {
         thread::spawn(move || carry(&from, &to, &over, &most))
     });
     let server = thread::spawn(move || {
-        let (mut client, _) = listening.accept().unwrap();
+        let mut client = TcpStream::from(accept(&listening[0]).0.fd);
+        client.set_nonblocking(false).unwrap();
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         std::io::copy(&mut Read::by_ref(&mut client), &mut std::io::sink()).unwrap()
     });

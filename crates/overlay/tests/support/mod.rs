@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use edgeproxy_overlay::{Family, HEADER, LARGEST, LinkSettings, Queue, Sockets, Tun, TunError, configure};
+use edgeproxy_overlay::{
+    Acceptor, Family, HEADER, LARGEST, LinkSettings, ListenSettings, Queue, Sockets, Stream, Tun, TunError, configure,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
@@ -128,18 +130,25 @@ fn arrives(sockets: &Sockets, queues: &[Queue]) {
 /// A service of the overlay may have any port.
 fn listens(sockets: &Sockets) {
     let address: SocketAddr = "10.50.0.1:443".parse().unwrap();
-    let listening = std::net::TcpListener::from(sockets.listen(address, 128).unwrap());
-    assert_eq!(listening.local_addr().unwrap(), address);
+    let (own, listening) = sockets.listen(&ListenSettings::at(address)).unwrap();
+    assert_eq!(own, address);
+    assert_eq!(listening[0].accept().unwrap_err(), Errno::AGAIN);
     let client = sockets.tcp(Family::V4).unwrap();
     assert_eq!(rustix::net::connect(&client, &address), Err(Errno::INPROGRESS));
-    let mut watched = [PollFd::new(&listening, PollFlags::IN)];
-    rustix::event::poll(&mut watched, Some(&Timespec::try_from(PATIENCE).unwrap())).unwrap();
-    let (accepted, _) = listening.accept().unwrap();
-    assert_eq!(accepted.local_addr().unwrap(), address);
-    let taken = sockets.listen(address, 128).unwrap_err();
+    let (accepted, from) = accept(&listening[0]);
+    assert_eq!(from.ip(), address.ip());
+    assert_eq!(std::net::TcpStream::from(accepted.fd).local_addr().unwrap(), address);
+    let taken = sockets.listen(&ListenSettings::at(address)).unwrap_err();
     assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
-    let foreign = sockets.listen("10.50.0.9:443".parse().unwrap(), 128).unwrap_err();
+    let foreign = sockets.listen(&ListenSettings::at("10.50.0.9:443".parse().unwrap())).unwrap_err();
     assert_eq!(foreign.kind(), std::io::ErrorKind::AddrNotAvailable);
+}
+
+/// The next connection.
+fn accept(acceptor: &Acceptor) -> (Stream, SocketAddr) {
+    let mut watched = [PollFd::new(acceptor, PollFlags::IN)];
+    rustix::event::poll(&mut watched, Some(&Timespec::try_from(PATIENCE).unwrap())).unwrap();
+    acceptor.accept().unwrap()
 }
 
 /// Sockets are to be had one after the other, from the stock and beyond it, and each reaches into the overlay.

@@ -1,17 +1,18 @@
 //! The kernel's TCP on one side of a tunnel, the stack of this process on the other.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Instant;
 
 use edgeproxy_overlay::{
-    Device, DeviceSettings, Enclave, Line, LinkSettings, Netstack, PeerSettings, Queue, Sockets, Stream, Tenants,
+    Acceptor, Device, DeviceSettings, Enclave, Line, LinkSettings, ListenSettings, Netstack, PeerSettings, Queue,
+    Sockets, Stream, Tenants,
 };
 use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey};
 
-use super::{PATIENCE, open};
+use super::{PATIENCE, accept, open};
 
 const BULK: usize = 10_000_000;
 
@@ -31,14 +32,15 @@ pub(crate) fn check_against_kernel() {
         });
     }
     let at: SocketAddr = "10.50.0.1:5432".parse().unwrap();
-    let listening = TcpListener::from(kernel.listen(at, 16).unwrap());
-    listening.set_nonblocking(false).unwrap();
+    let listening = listen(&kernel, at);
     let echo = thread::spawn(move || {
-        let (mut client, _) = listening.accept().unwrap();
+        let mut client = TcpStream::from(accept(&listening).0.fd);
+        client.set_nonblocking(false).unwrap();
         std::io::copy(&mut client.try_clone().unwrap(), &mut client).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         // The next is closed with bytes unread, which resets it.
-        let (client, _) = listening.accept().unwrap();
+        let client = TcpStream::from(accept(&listening).0.fd);
+        client.set_nonblocking(false).unwrap();
         client.peek(&mut [0]).unwrap();
     });
 
@@ -72,9 +74,10 @@ pub(crate) fn check_against_kernel() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 
     // The kernel dials, and asks whether somebody is there.
-    let acceptor = netstack.listen("10.50.0.2:80".parse().unwrap(), 16).unwrap();
+    let stack = Sockets::Netstack(netstack);
+    let acceptor = listen(&stack, "10.50.0.2:80".parse().unwrap());
     let client = kernel.within(|| TcpStream::connect("10.50.0.2:80")).unwrap().unwrap();
-    let (accepted, from) = acceptor.accept().unwrap();
+    let (accepted, from) = accept(&acceptor);
     assert_eq!(from, client.local_addr().unwrap());
     let mut accepted = UnixStream::from(accepted.fd);
     accepted.write_all(b"welcome").unwrap();
@@ -84,6 +87,10 @@ pub(crate) fn check_against_kernel() {
     assert_eq!(heard, b"welcome");
     let refused = kernel.within(|| TcpStream::connect("10.50.0.2:81")).unwrap().unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+fn listen(sockets: &Sockets, at: SocketAddr) -> Acceptor {
+    sockets.listen(&ListenSettings::at(at)).unwrap().1.pop().unwrap()
 }
 
 fn device(number: u8, queues: Vec<Queue>) -> Device {
