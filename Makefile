@@ -1,17 +1,25 @@
 # The one entry for every habit; CI calls the same targets.
 #
 #   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root
-#   make test    everything CI checks; installs the packages below, builds cargo-deny, asks for known vulnerabilities
+#   make test    everything CI checks; installs the packages below, fetches a kernel, builds cargo-deny and
+#                boringtun-cli, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
 #   make bench-peers     creating, using and deleting peers, beside ten and beside a million of them
 #   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
-PACKAGES := sqlite3 openssl procps iproute2 iputils-ping wireguard-go wireguard-tools
+PACKAGES := sqlite3 openssl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# The kernel whose WireGuard the tests talk to. It is unpacked here and booted by an emulator; none is installed.
+GUEST := $(TARGET_DIR)/guest
+GUEST_PACKAGE := linux-image-cloud-amd64
+# Programs that the tests talk to, and no more.
+TOOLS := $(TARGET_DIR)/tools
+BORINGTUN := boringtun-cli@0.7.1
 
-.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages docs clean
+.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages guest tools docs clean
 
 demo: release
 	target/release/edgeproxy demo
@@ -19,7 +27,7 @@ demo: release
 release:
 	$(CARGO) build --release --locked -p edgeproxy
 
-test: packages lint unit fuzz-replay deny
+test: packages guest tools lint unit fuzz-replay deny
 
 packages:
 	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -27,6 +35,23 @@ packages:
 		echo "installing$$missing"; \
 		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
 	fi
+
+# 27 MB, once. Where it cannot be had, the tests that need it say so and are skipped; where CI is set, they fail.
+guest:
+	@[ -d $(GUEST) ] || { \
+		echo "fetching a kernel to test against: $(GUEST_PACKAGE)" && rm -rf $(GUEST).new && mkdir -p $(GUEST).new && \
+		$(SUDO) apt-get update -qq && (cd $(GUEST).new && \
+			apt-get download -qq $$(apt-cache depends $(GUEST_PACKAGE) | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$$/\1/p') && \
+			dpkg --fsys-tarfile linux-image-*.deb | tar -x --wildcards './boot/vmlinuz-*' '*/kernel/arch/*' \
+				'*/kernel/crypto/*' '*/kernel/drivers/net/*' '*/kernel/drivers/virtio/*' '*/kernel/lib/*' '*/kernel/net/*' && \
+			rm linux-image-*.deb) && mv $(GUEST).new $(GUEST); \
+	} || echo "no kernel to test against: $(GUEST_PACKAGE) cannot be fetched or unpacked"
+
+# A minute on two cores, once.
+tools:
+	@[ -e $(TOOLS)/bin/boringtun-cli ] || { \
+		$(CARGO) install $(BORINGTUN) --locked --debug --quiet --root $(TOOLS) --target-dir $(TOOLS)/build && rm -rf $(TOOLS)/build; \
+	} || echo "no boringtun-cli to test against: it cannot be built"
 
 lint:
 	$(CARGO) fmt --all --check

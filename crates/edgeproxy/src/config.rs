@@ -113,7 +113,7 @@ impl Config {
         let admin = admin::read(&mut reader);
         let routing = routing::read(&mut reader);
         let overlay = overlay::read(&mut reader, role);
-        let gateway = gateway::read(&mut reader, role);
+        let gateway = gateway::read(&mut reader, role, overlay.mode);
         let log = log::read(&mut reader);
         compare(&mut reader, role, &proxy, &admin, &routing);
         let Reader { settings, mut problems, notices, .. } = reader;

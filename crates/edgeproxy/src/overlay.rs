@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edgeproxy_gateway::{Opened, PoolSettings};
-use edgeproxy_overlay::{Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
+use edgeproxy_overlay::{Device, Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
 use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
 
@@ -21,7 +21,8 @@ pub(crate) fn find_way(settings: &OverlaySettings) -> Option<Result<Way, Overlay
 /// The overlay, and the peers it hands out.
 pub(crate) struct Started {
     pub(crate) overlay: Arc<Overlay>,
-    pub(crate) peers: Option<Opened>,
+    /// With the device that asks for them.
+    pub(crate) peers: Option<(Opened, Arc<Device>)>,
 }
 
 /// Starts the overlay on the way that was found.
@@ -30,14 +31,15 @@ pub(crate) fn start(config: &Config, way: Option<Result<Way, OverlayError>>) -> 
     match try_start(config, path, way?) {
         Ok(started) => {
             let overlay = &started.overlay;
+            let (public, port) = overlay.engine.bearings();
             tracing::info!(
                 mode = overlay.way.mode(),
                 reason = overlay.way.reason,
                 interface = overlay.interface,
                 addresses = ?overlay.addresses,
-                public_key = %overlay.device.public(),
-                port = overlay.device.port(),
-                peers = overlay.device.peer_count(),
+                public_key = %public,
+                port,
+                peers = overlay.engine.peer_count(),
                 "overlay up"
             );
             Some(started)
@@ -76,7 +78,9 @@ fn try_start(config: &Config, path: &Path, way: Result<Way, OverlayError>) -> Re
             .map(|(opened, gateway)| (opened.directory(), gateway.max_awake)),
     };
     let overlay = Overlay::start(&hub, way, of_overlay).map_err(|error| vec![error.to_string()])?;
-    Ok(Started { overlay: Arc::new(overlay), peers: opened })
+    // The configuration hands out no peers by the kernel's.
+    let peers = opened.zip(overlay.engine.device().cloned());
+    Ok(Started { overlay: Arc::new(overlay), peers })
 }
 
 /// Reads the registered peers.

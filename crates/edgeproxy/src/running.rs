@@ -93,9 +93,9 @@ impl Running {
         checks.follow(&pop.table());
         let drain_order = watch::Sender::new(None);
         let table_changed = watch::Sender::new(());
-        let gateway = overlay.as_ref().zip(peers.flatten()).map(|(overlay, peers)| {
+        let gateway = peers.flatten().map(|(peers, device)| {
             let flows = Arc::new(PublishedFlows(Arc::clone(&pop)));
-            Arc::new(peers.serve(Arc::clone(&overlay.device), flows))
+            Arc::new(peers.serve(device, flows))
         });
         if let Some(gateway) = &gateway {
             tokio::spawn(Arc::clone(gateway).run());

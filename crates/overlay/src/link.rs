@@ -1,4 +1,5 @@
-//! Addresses, MTU and routes of an interface, set by rtnetlink: no program is run for it.
+//! Addresses, MTU and routes of an interface, and interfaces of the kernel's own kinds, set by rtnetlink: no program is
+//! run for it.
 //!
 //! Nothing is ever taken back: all of it goes with the interface.
 
@@ -12,7 +13,9 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -28,6 +31,9 @@ const MOST_SEGMENTS: u32 = 64;
 const WIREGUARD: u32 = 32;
 /// Bytes of a reply we wait for: an error with the request it answers.
 const REPLY: usize = 8192;
+/// Interfaces of the kernel that we create are called so, with a number below [`MOST_NUMBERED`] behind.
+const NUMBERED: &str = "edge";
+const MOST_NUMBERED: u32 = 64;
 
 /// How an interface is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +51,10 @@ pub struct LinkSettings {
 pub enum Change {
     /// Nothing yet: the interface was looked for.
     Find,
+    /// There is one.
+    Create,
+    /// There is none any more.
+    Delete,
     /// The MTU.
     Mtu(u32),
     /// The interface is put into use.
@@ -71,6 +81,8 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Find => write!(f, "find it"),
+            Self::Create => write!(f, "create it"),
+            Self::Delete => write!(f, "delete it"),
             Self::Mtu(mtu) => write!(f, "set the MTU to {mtu}"),
             Self::Up => write!(f, "put it into use"),
             Self::Address(address) => write!(f, "give it the address {address}"),
@@ -87,6 +99,8 @@ fn hint(change: Change, error: Errno) -> &'static str {
             " (IPv6 is switched off: sysctl net.ipv6.conf.default.disable_ipv6)"
         }
         (Change::Address(IpNet::V6(_)), Errno::INVAL | Errno::NODEV) => " (IPv6 needs an MTU of 1280 at least)",
+        // That of WireGuard takes its port only then.
+        (Change::Up, Errno::ADDRINUSE) => " (its UDP port is taken: choose another by ListenPort)",
         (Change::Mtu(_), Errno::INVAL) => " (it lies between 68 and 65535)",
         _ => "",
     }
@@ -127,6 +141,45 @@ pub fn raise_loopback() -> Result<(), LinkError> {
     Link::find("lo")?.up()
 }
 
+/// Creates an interface of this kind in the calling thread's network namespace, under the first free number. Gives its
+/// name and index.
+///
+/// # Errors
+/// There is no such kind, or this namespace is not ours to change.
+pub(crate) fn create(kind: InfoKind) -> Result<(String, u32), LinkError> {
+    let mut refused = None;
+    for number in 0..MOST_NUMBERED {
+        let name = format!("{NUMBERED}{number}");
+        let mut message = LinkMessage::default();
+        message.attributes =
+            vec![LinkAttribute::IfName(name.clone()), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind.clone())])];
+        let mut link = Link::none(&name, Change::Create)?;
+        match link.request(Change::Create, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(()) => return Link::find(&name).map(|link| (name, link.index)),
+            Err(error) if error.error == Errno::EXIST => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let none = || LinkError { name: NUMBERED.into(), change: Change::Create, error: Errno::EXIST };
+    Err(refused.unwrap_or_else(none))
+}
+
+/// Names and indices of interfaces that [`create`] may have created.
+pub(crate) fn numbered() -> Vec<(String, u32)> {
+    let names = (0..MOST_NUMBERED).map(|number| format!("{NUMBERED}{number}"));
+    names.filter_map(|name| Link::find(&name).ok().map(|link| (name, link.index))).collect()
+}
+
+/// Deletes an interface. The name is for messages alone: another may have it by now.
+///
+/// # Errors
+/// There is none with this index, or it is not ours to delete.
+pub(crate) fn delete(name: &str, index: u32) -> Result<(), LinkError> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    Link::none(name, Change::Delete)?.request(Change::Delete, RouteNetlinkMessage::DelLink(message), 0)
+}
+
 /// The most segments that, encrypted, still leave by one send.
 pub fn segments_per_send(mtu: u32) -> u32 {
     (LARGEST_SEND / mtu.saturating_add(WIREGUARD)).clamp(1, MOST_SEGMENTS)
@@ -142,13 +195,19 @@ struct Link {
 
 impl Link {
     fn find(name: &str) -> Result<Self, LinkError> {
-        let failed = |error| LinkError { name: name.into(), change: Change::Find, error };
+        let link = Self::none(name, Change::Find)?;
+        let index = netdevice::name_to_index(&link.socket, name);
+        let index = index.map_err(|error| LinkError { name: name.into(), change: Change::Find, error })?;
+        Ok(Self { index, ..link })
+    }
+
+    /// One that is not there yet, or need not be looked for.
+    fn none(name: &str, change: Change) -> Result<Self, LinkError> {
         // Protocol 0 is NETLINK_ROUTE.
         let socket =
             rustix::net::socket_with(rustix::net::AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
-                .map_err(failed)?;
-        let index = netdevice::name_to_index(&socket, name).map_err(failed)?;
-        Ok(Self { name: name.into(), index, socket, sent: 0 })
+                .map_err(|error| LinkError { name: name.into(), change, error })?;
+        Ok(Self { name: name.into(), index: 0, socket, sent: 0 })
     }
 
     fn up(&mut self) -> Result<(), LinkError> {

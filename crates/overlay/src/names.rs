@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use edgeproxy_tunnel::PublicKey;
 
-use crate::device::Device;
+use crate::engine::Engine;
 
 /// Time between two looks at how the peers are.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -24,20 +24,20 @@ pub(crate) struct Names {
 
 impl Names {
     /// Looks after these peers.
-    pub(crate) fn start(device: &Arc<Device>, peers: Vec<(PublicKey, String, u16)>) -> io::Result<Self> {
+    pub(crate) fn start(engine: &Arc<Engine>, peers: Vec<(PublicKey, String, u16)>) -> io::Result<Self> {
         if peers.is_empty() {
             return Ok(Self { _stop: None });
         }
         let (stop, stopped) = channel();
-        let device = Arc::downgrade(device);
+        let engine = Arc::downgrade(engine);
         std::thread::Builder::new().name("wg-names".to_owned()).spawn(move || {
             // Bytes sent to each when it was last looked at.
             let mut sent = vec![0; peers.len()];
-            while let Some(device) = device.upgrade() {
+            while let Some(engine) = engine.upgrade() {
                 for ((peer, name, port), sent) in peers.iter().zip(&mut sent) {
-                    look_up(&device, peer, name, *port, sent);
+                    look_up(&engine, peer, name, *port, sent);
                 }
-                drop(device);
+                drop(engine);
                 if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
@@ -48,8 +48,8 @@ impl Names {
 }
 
 /// Looks a name up if nobody knows where the peer is, or if it is spoken to and does not answer.
-fn look_up(device: &Device, peer: &PublicKey, name: &str, port: u16, sent: &mut u64) {
-    let Some(status) = device.peer(peer) else { return };
+fn look_up(engine: &Engine, peer: &PublicKey, name: &str, port: u16, sent: &mut u64) {
+    let Some(status) = engine.peer(peer) else { return };
     let here = status.settings.endpoint;
     let spoken_to = std::mem::replace(sent, status.sent) != status.sent;
     let answers = status.last_handshake.is_some_and(|since| since < SILENT);
@@ -63,7 +63,7 @@ fn look_up(device: &Device, peer: &PublicKey, name: &str, port: u16, sent: &mut 
                 && here.is_none_or(|here| !addresses.contains(&here))
             {
                 tracing::info!(%peer, name, endpoint = %first, "endpoint found");
-                device.set_endpoint(peer, *first);
+                engine.set_endpoint(peer, *first);
             }
         }
         Err(error) => tracing::warn!(%peer, name, %error, "endpoint not found, looking again in 10 s"),

@@ -1,4 +1,4 @@
-//! An overlay whole: a device, the interface above it, and the way to sockets inside.
+//! An overlay whole: who does WireGuard, the interface above it, and the way to sockets inside.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use crate::device::{AWAKE_MOST, Device, DeviceSettings};
 use crate::directory::Directory;
 use crate::enclave::{Enclave, EnclaveError};
+use crate::engine::Engine;
+use crate::kernel::{KernelDevice, KernelError};
 use crate::link::{LinkError, LinkSettings, configure};
 use crate::names::Names;
 use crate::namespace::{UserNamespaceError, enter_user_namespace};
@@ -21,7 +23,7 @@ use crate::sockets::Sockets;
 use crate::tenants::Tenants;
 use crate::tun::{Queue, Tun, TunError};
 use crate::uapi::{self, Uapi};
-use crate::wg_quick::{Host, PeerConfig, WgQuick};
+use crate::wg_quick::{Endpoint, Host, PeerConfig, WgQuick};
 
 /// Bytes of the longest packet where nobody says otherwise: what fits an Ethernet frame with both headers of IPv6.
 const MTU: u16 = 1420;
@@ -38,14 +40,24 @@ pub enum Mode {
     UserNamespace,
     /// By a TCP stack in this process, which needs nothing at all; slower over far ways.
     Netstack,
+    /// By the kernel's own WireGuard, which needs CAP_NET_ADMIN and is only had by asking for it.
+    Kernel,
 }
 
 /// The way that was found.
 #[derive(Clone, Debug)]
 pub struct Way {
-    place: Place,
+    by: By,
     /// Why this one, in a sentence.
     pub reason: String,
+}
+
+/// Who does WireGuard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum By {
+    /// Threads of ours, below what is there.
+    Us(Place),
+    Kernel,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,14 +73,15 @@ impl Way {
     /// # Errors
     /// The way that was asked for is closed.
     pub fn find(mode: Mode) -> Result<Self, OverlayError> {
-        let configured = |place| Ok(Self { place, reason: "as configured".to_owned() });
+        let configured = |by| Ok(Self { by, reason: "as configured".to_owned() });
         match mode {
-            Mode::Tun => configured(Place::Host),
+            Mode::Tun => configured(By::Us(Place::Host)),
             Mode::UserNamespace => {
                 enter_user_namespace()?;
-                configured(Place::Enclave)
+                configured(By::Us(Place::Enclave))
             }
-            Mode::Netstack => configured(Place::Netstack),
+            Mode::Netstack => configured(By::Us(Place::Netstack)),
+            Mode::Kernel => configured(By::Kernel),
             Mode::Auto => Ok(Self::best()),
         }
     }
@@ -77,25 +90,26 @@ impl Way {
     fn best() -> Self {
         let tun = match Tun::open(None, 1) {
             Ok(_) => {
-                return Self { place: Place::Host, reason: "this process may have a TUN interface".to_owned() };
+                return Self { by: By::Us(Place::Host), reason: "this process may have a TUN interface".to_owned() };
             }
             Err(error) => error,
         };
         match enter_user_namespace() {
-            Ok(()) => Self { place: Place::Enclave, reason: format!("no interface of the host ({tun})") },
+            Ok(()) => Self { by: By::Us(Place::Enclave), reason: format!("no interface of the host ({tun})") },
             Err(error) => {
                 let reason = format!("no interface of the host ({tun}), and none in a namespace ({error})");
-                Self { place: Place::Netstack, reason }
+                Self { by: By::Us(Place::Netstack), reason }
             }
         }
     }
 
     /// As the configuration calls it.
     pub fn mode(&self) -> &'static str {
-        match self.place {
-            Place::Host => "tun",
-            Place::Enclave => "userns",
-            Place::Netstack => "netstack",
+        match self.by {
+            By::Us(Place::Host) => "tun",
+            By::Us(Place::Enclave) => "userns",
+            By::Us(Place::Netstack) => "netstack",
+            By::Kernel => "kernel",
         }
     }
 }
@@ -115,6 +129,9 @@ pub enum OverlayError {
     /// The interface cannot be configured.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// No WireGuard of the kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// No UDP socket or thread below.
     #[error("cannot listen on UDP port {port}: {error}")]
     Below {
@@ -128,7 +145,7 @@ pub enum OverlayError {
     Io(#[from] io::Error),
 }
 
-/// What a wg-quick file does not say.
+/// What a wg-quick file does not say. The kernel's WireGuard heeds none of it.
 #[derive(Debug, Default)]
 pub struct OverlaySettings {
     /// Packets of one peer for another are passed on.
@@ -143,8 +160,8 @@ pub struct OverlaySettings {
 
 /// A running overlay. It ends when dropped.
 pub struct Overlay {
-    /// The WireGuard device.
-    pub device: Arc<Device>,
+    /// Who does WireGuard.
+    pub engine: Arc<Engine>,
     /// Where sockets inside it come from.
     pub sockets: Sockets,
     /// How they are had, and why so.
@@ -165,61 +182,35 @@ impl Overlay {
     /// # Errors
     /// What is missing, and what to do about it.
     pub fn start(config: &WgQuick, way: Way, settings: OverlaySettings) -> Result<Self, OverlayError> {
-        let OverlaySettings { forward, tenants, threads, directory } = settings;
-        let (directory, awake_most) = directory.unzip();
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
         let interface = &config.interface;
         let mtu = interface.mtu.unwrap_or(MTU);
         let addresses: Vec<IpNet> =
             interface.addresses.iter().filter_map(|(ip, length)| IpNet::new(*ip, *length).ok()).collect();
-        let link = LinkSettings { addresses: addresses.clone(), mtu: mtu.into(), routes: routes(config, way.place) };
-        let (sockets, name, queues) = match way.place {
-            Place::Host => {
-                let (name, queues) = raise(&link, threads)?;
-                (Sockets::Host, name, queues)
+        let link = LinkSettings { addresses: addresses.clone(), mtu: mtu.into(), routes: routes(config, way.by) };
+        let (engine, sockets, name, uapi) = match way.by {
+            By::Kernel => {
+                let peers: Vec<PeerSettings> = config.peers.iter().map(peer_settings).collect();
+                let device = KernelDevice::start(&interface.private_key, interface.listen_port, &peers, &link)?;
+                let name = device.name().to_owned();
+                // The `wg` tool asks the kernel itself.
+                (Engine::Kernel(Box::new(device)), Sockets::Host, name, None)
             }
-            Place::Enclave => {
-                let enclave = Enclave::start()?;
-                let (name, queues) = enclave.within(move || raise(&link, threads))??;
-                (Sockets::Enclave(enclave), name, queues)
-            }
-            Place::Netstack => {
-                let (netstack, queues) = Netstack::start(&addresses, mtu.into(), threads)?;
-                (Sockets::Netstack(netstack), "netstack".to_owned(), queues)
+            By::Us(place) => {
+                let (device, sockets, name) = start_device(config, link, place, settings)?;
+                // An ordinary user may not write there; all else works.
+                let uapi = Uapi::start(&device, Path::new(uapi::DIRECTORY), &name)
+                    .inspect_err(|error| tracing::info!(%error, "`wg show` and `wg set` will not work on this overlay"))
+                    .ok();
+                (Engine::Device(device), sockets, name, uapi)
             }
         };
-        let port = interface.listen_port.unwrap_or(0);
-        let settings = DeviceSettings {
-            private: interface.private_key.clone(),
-            port,
-            mtu: mtu.into(),
-            addresses: addresses.iter().map(IpNet::addr).collect(),
-            forward,
-            tenants,
-            gate: GateSettings::default(),
-            directory,
-            awake_most: awake_most.unwrap_or(AWAKE_MOST),
-        };
-        let device = Device::start(settings, queues).map_err(|error| OverlayError::Below { port, error })?;
-        let device = Arc::new(device);
-        let mut names = Vec::new();
-        for peer in &config.peers {
-            device.set_peer(peer_settings(peer));
-            if let Some(endpoint) = &peer.endpoint
-                && let Host::Name(name) = &endpoint.host
-            {
-                names.push((peer.public_key, name.clone(), endpoint.port));
-            }
-        }
-        let names = Names::start(&device, names)?;
-        // An ordinary user may not write there; all else works.
-        let uapi = Uapi::start(&device, Path::new(uapi::DIRECTORY), &name)
-            .inspect_err(|error| tracing::info!(%error, "`wg show` and `wg set` will not work on this overlay"))
-            .ok();
-        Ok(Self { device, sockets, way, interface: name, addresses, _names: names, _uapi: uapi })
+        let engine = Arc::new(engine);
+        let names = config.peers.iter().filter_map(|peer| match &peer.endpoint {
+            Some(Endpoint { host: Host::Name(name), port }) => Some((peer.public_key, name.clone(), *port)),
+            _ => None,
+        });
+        let names = Names::start(&engine, names.collect())?;
+        Ok(Self { engine, sockets, way, interface: name, addresses, _names: names, _uapi: uapi })
     }
 
     /// Whether an address is our own inside it.
@@ -229,8 +220,50 @@ impl Overlay {
 
     /// Whether an address is reached through it.
     pub fn contains(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|own| own.contains(&address)) || self.device.has_route(address)
+        self.addresses.iter().any(|own| own.contains(&address)) || self.engine.has_route(address)
     }
+}
+
+/// Threads of this process, and the interface or the stack above them, with its name.
+fn start_device(
+    config: &WgQuick,
+    link: LinkSettings,
+    place: Place,
+    settings: OverlaySettings,
+) -> Result<(Arc<Device>, Sockets, String), OverlayError> {
+    let OverlaySettings { forward, tenants, threads, directory } = settings;
+    let (directory, awake_most) = directory.unzip();
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let mtu = usize::try_from(link.mtu).unwrap_or(MTU.into());
+    let addresses = link.addresses.iter().map(IpNet::addr).collect();
+    let (sockets, name, queues) = match place {
+        Place::Netstack => {
+            let (netstack, queues) = Netstack::start(&link.addresses, mtu, threads)?;
+            (Sockets::Netstack(netstack), "netstack".to_owned(), queues)
+        }
+        Place::Enclave => {
+            let enclave = Enclave::start()?;
+            let (name, queues) = enclave.within(move || raise(&link, threads))??;
+            (Sockets::Enclave(enclave), name, queues)
+        }
+        Place::Host => {
+            let (name, queues) = raise(&link, threads)?;
+            (Sockets::Host, name, queues)
+        }
+    };
+    let port = config.interface.listen_port.unwrap_or(0);
+    let private = config.interface.private_key.clone();
+    let gate = GateSettings::default();
+    let awake_most = awake_most.unwrap_or(AWAKE_MOST);
+    let settings = DeviceSettings { private, port, mtu, addresses, forward, tenants, gate, directory, awake_most };
+    let device = Device::start(settings, queues).map_err(|error| OverlayError::Below { port, error })?;
+    for peer in &config.peers {
+        device.set_peer(peer_settings(peer));
+    }
+    Ok((Arc::new(device), sockets, name))
 }
 
 /// An interface in the network namespace of the calling thread.
@@ -242,9 +275,10 @@ fn raise(link: &LinkSettings, queues: usize) -> Result<(String, Vec<Queue>), Ove
 
 /// What is routed into the interface. The host's default route stays where it is: to take it away from a machine that is
 /// reached from outside is no small thing.
-fn routes(config: &WgQuick, place: Place) -> Vec<IpNet> {
+fn routes(config: &WgQuick, by: By) -> Vec<IpNet> {
     let prefixes = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
-    let wanted = prefixes.filter(|prefix| place != Place::Host || prefix.length() > 0);
+    let is_apart = matches!(by, By::Us(Place::Enclave | Place::Netstack));
+    let wanted = prefixes.filter(|prefix| is_apart || prefix.length() > 0);
     wanted.filter_map(|prefix| IpNet::new(prefix.address(), prefix.length()).ok()).collect()
 }
 

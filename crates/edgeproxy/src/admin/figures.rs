@@ -121,16 +121,18 @@ impl fmt::Debug for OverlayFigures {
 
 impl Collector for OverlayFigures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let device = &self.overlay.device;
-        let help = "Datagrams and packets of the overlay that were not passed on";
-        let mut lost = encoder.encode_descriptor(names::OVERLAY_LOST, help, None, MetricType::Counter)?;
-        for loss in Loss::ALL {
-            let count = device.counters().get(loss);
-            lost.encode_family(&[("reason", loss.word())])?
-                .encode_counter::<[(&str, &str); 0], _, u64>(&count, None)?;
+        let engine = &self.overlay.engine;
+        if let Some(counters) = engine.counters() {
+            let help = "Datagrams and packets of the overlay that were not passed on";
+            let mut lost = encoder.encode_descriptor(names::OVERLAY_LOST, help, None, MetricType::Counter)?;
+            for loss in Loss::ALL {
+                let count = counters.get(loss);
+                lost.encode_family(&[("reason", loss.word())])?
+                    .encode_counter::<[(&str, &str); 0], _, u64>(&count, None)?;
+            }
         }
         let help = "Peers that are registered";
         let mut peers = encoder.encode_descriptor(names::OVERLAY_PEERS, help, None, MetricType::Gauge)?;
-        peers.encode_gauge(&i64::try_from(device.peer_count()).unwrap_or(i64::MAX))
+        peers.encode_gauge(&i64::try_from(engine.peer_count()).unwrap_or(i64::MAX))
     }
 }

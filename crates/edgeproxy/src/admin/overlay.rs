@@ -1,11 +1,12 @@
 //! The overlay: how it is had, and how each peer is.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use edgeproxy_overlay::{Loss, Overlay, PeerStatus};
+use edgeproxy_overlay::{Counters, Loss, Overlay, PeerStatus};
 use serde::Serialize;
 
 use super::problem::Problem;
@@ -21,7 +22,7 @@ pub(super) struct Shown {
     public_key: String,
     port: u16,
     peers: Vec<Peer>,
-    /// Datagrams and packets that were not passed on, by cause.
+    /// Datagrams and packets that were not passed on, by cause; empty where the kernel does WireGuard.
     lost: BTreeMap<&'static str, u64>,
 }
 
@@ -39,25 +40,25 @@ struct Peer {
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Result<Json<Shown>, Problem> {
     let none = || Problem::unknown("this process has no overlay; its log says why, if one is configured".to_owned());
     let overlay = api.running.overlay.clone().ok_or_else(none)?;
-    off_thread(move || Json(Shown::of(&overlay))).await
+    off_thread(move || Shown::of(&overlay).map(Json)).await?.map_err(|error| Problem::internal(&error))
 }
 
 impl Shown {
-    fn of(overlay: &Overlay) -> Self {
-        let device = &overlay.device;
-        let mut peers: Vec<Peer> = device.peers().iter().map(Peer::of).collect();
+    fn of(overlay: &Overlay) -> io::Result<Self> {
+        let mut peers: Vec<Peer> = overlay.engine.peers()?.iter().map(Peer::of).collect();
         peers.sort_by(|a, b| a.public_key.cmp(&b.public_key));
-        let counters = device.counters();
-        Self {
+        let (public, port) = overlay.engine.bearings();
+        let lost = |counters: &Counters| Loss::ALL.iter().map(|loss| (loss.word(), counters.get(*loss))).collect();
+        Ok(Self {
             mode: overlay.way.mode(),
             reason: overlay.way.reason.clone(),
             interface: overlay.interface.clone(),
             addresses: overlay.addresses.iter().map(ToString::to_string).collect(),
-            public_key: device.public().to_string(),
-            port: device.port(),
+            public_key: public.to_string(),
+            port,
             peers,
-            lost: Loss::ALL.iter().map(|loss| (loss.word(), counters.get(*loss))).collect(),
-        }
+            lost: overlay.engine.counters().map(lost).unwrap_or_default(),
+        })
     }
 }
 

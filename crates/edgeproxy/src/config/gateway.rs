@@ -1,7 +1,7 @@
 //! Sections `gateway` and `gateway.pool`: peers that are handed out.
 
 use edgeproxy_gateway::PoolSettings;
-use edgeproxy_overlay::Endpoint;
+use edgeproxy_overlay::{Endpoint, Mode};
 
 use super::Role;
 use super::reader::Reader;
@@ -18,7 +18,7 @@ pub(crate) struct GatewaySettings {
 }
 
 /// `None`: this process hands out no peers.
-pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> Option<GatewaySettings> {
+pub(super) fn read(reader: &mut Reader<'_>, role: Role, mode: Mode) -> Option<GatewaySettings> {
     let of_regions = read_pools(reader);
     let mut section = reader.section("gateway");
     let db = section.path("db");
@@ -37,6 +37,11 @@ pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> Option<GatewaySetting
         section.complain("pools", format!("{} is named twice (number {at} of all pools)", pool.network));
     }
     let db = db.filter(|_| role == Role::Gateway)?;
+    if mode == Mode::Kernel {
+        let why = "is set, but overlay.mode is \"kernel\", which asks nobody when a peer speaks that it has not been told of: \
+                   choose another mode";
+        section.complain("db", why.to_owned());
+    }
     let peers = edgeproxy_gateway::GatewaySettings { db, pools, quarantine, grace, max_peers };
     Some(GatewaySettings { peers, max_awake, endpoint })
 }

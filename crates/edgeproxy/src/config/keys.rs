@@ -244,10 +244,10 @@ pub(super) static KEYS: &[Key] = &[
     key("overlay", "config", Kind::Path, Unset("no overlay"),
         "A wg-quick file, or a folder with one for each region, of which `<FLY_REGION>.conf` is taken (`<region>.conf` without that variable). Backends whose `wg_ip` lies inside are dialled through it. Where it fails, that is logged and the rest runs.")
         .flag("overlay").variable_named("EDGEPROXY_OVERLAY"),
-    key("overlay", "mode", Kind::Word(&["auto", "tun", "userns", "netstack"]), Value("auto"),
-        "How TCP inside is had. `tun`: by an interface of this machine (needs CAP_NET_ADMIN). `userns`: by one in a network namespace of this process (needs no privilege where user namespaces are allowed). `netstack`: by a TCP stack in this process (needs nothing; at most 4096 connections, slower than the kernel's over far or lossy ways, nothing but this proxy uses it). `auto`: the first of them that works."),
-    key("overlay", "forward", Kind::Word(&["off", "on"]), Value("off"), "Whether packets of one peer for another are passed on, as a hub does. `edgeproxy gateway` does so by default."),
-    key("overlay", "threads", count(0, 256), Value("0"), "Threads that encrypt. 0: one per core."),
+    key("overlay", "mode", Kind::Word(&["auto", "tun", "userns", "netstack", "kernel"]), Value("auto"),
+        "How TCP inside is had. `tun`: by an interface of this machine (needs CAP_NET_ADMIN). `userns`: by one in a network namespace of this process (needs no privilege where user namespaces are allowed). `netstack`: by a TCP stack in this process (needs nothing; at most 4096 connections, slower than the kernel's over far or lossy ways, nothing but this proxy uses it). `auto`: the first of them that works. `kernel`: WireGuard itself is the kernel's, by an interface of its own (needs CAP_NET_ADMIN and the module `wireguard`); tenants are refused, what peers send one another is the host's to pass on (sysctl net.ipv4.ip_forward), losses are not told by their cause, and a process that is killed leaves the interface to its successor."),
+    key("overlay", "forward", Kind::Word(&["off", "on"]), Value("off"), "Whether packets of one peer for another are passed on, as a hub does. `edgeproxy gateway` does so by default. Refused with the mode `kernel`."),
+    key("overlay", "threads", count(0, 256), Value("0"), "Threads that encrypt. 0: one per core. The mode `kernel` has none."),
 
     key("tenant", "name", Kind::Name, Required("a name, such as \"blue\""), "For people alone."),
     key("tenant", "networks", Kind::Networks, Required("networks inside the overlay, such as [\"10.50.1.0/24\"]"), "Its networks inside the overlay. Of one within another tenant's, the longer counts."),

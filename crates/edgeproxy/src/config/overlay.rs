@@ -7,7 +7,7 @@ use edgeproxy_overlay::{Endpoint, Mode};
 use ipnet::IpNet;
 
 use super::Role;
-use super::reader::Reader;
+use super::reader::{Reader, Section};
 
 /// Whether there is an overlay, and how it is run.
 #[derive(Clone, Debug)]
@@ -44,19 +44,38 @@ pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> OverlaySettings {
     }
     // To forward is what a hub is for.
     let forwards = role == Role::Gateway && !section.is_set("forward");
-    OverlaySettings {
+    let settings = OverlaySettings {
         config: section.path("config"),
         mode: section.word("mode", |word| match word {
             "auto" => Some(Mode::Auto),
             "tun" => Some(Mode::Tun),
             "userns" => Some(Mode::UserNamespace),
             "netstack" => Some(Mode::Netstack),
+            "kernel" => Some(Mode::Kernel),
             _ => None,
         }),
         forward: forwards || section.word("forward", |word| Some(word == "on")),
         threads: section.count("threads"),
         publish,
         tenants,
+    };
+    if settings.mode == Mode::Kernel {
+        refuse_what_is_ours(&mut section, &settings);
+    }
+    settings
+}
+
+/// What only our own device can do, and would be believed to be done.
+fn refuse_what_is_ours(section: &mut Section<'_, '_>, settings: &OverlaySettings) {
+    if settings.forward {
+        let why = "is \"kernel\", but packets of one peer for another are passed on by edgeproxy itself only; with this \
+                   mode the host does so (sysctl net.ipv4.ip_forward): set forward to \"off\", or choose another mode";
+        section.complain("mode", why.to_owned());
+    }
+    if !settings.tenants.is_empty() {
+        let why = "is \"kernel\", which knows no tenants and would let each reach the other: choose another mode, or keep \
+                   them apart by the host's firewall and remove the sections tenant";
+        section.complain("mode", why.to_owned());
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::stage;
 use crate::tunnel::{OUR_PORT, THEIR_ADDRESS, THEIR_PORT, launch, our_file, overlay, overlay_of, shown, site, until};
-use crate::wireguard::{Keys, WireGuardGo, run, write_private};
+use crate::wireguard::{Daemon, Keys, Program, run, write_private};
 
 /// What is wrong, how it is made so, and words that have to be told.
 type Spoiled = (&'static str, fn(&Site) -> PathBuf, &'static [&'static str]);
@@ -81,7 +81,7 @@ fn init(site: &Site, regions: &str) -> PathBuf {
 /// Where the other modes are refused; and they are.
 pub(crate) async fn auto_is_netstack() -> io::Result<()> {
     let ours = Keys::ours();
-    let theirs = WireGuardGo::start("wgb", THEIR_ADDRESS, THEIR_PORT).await;
+    let theirs = Daemon::start(Program::WireGuardGo, "wgb", THEIR_ADDRESS, THEIR_PORT).await;
     theirs.set_peer(&ours.public, &["allowed-ips", "10.50.0.2/32"]);
     let backend = Backend::start_at("b1", THEIR_ADDRESS, Behaviour::Greet)?;
     let site = site();
@@ -118,7 +118,7 @@ pub(crate) async fn a_region_finds_its_file() -> io::Result<()> {
     let stripped: Vec<&str> = hub.lines().filter(|line| !line.starts_with("Address")).collect();
     let file = site.file("hub.stripped");
     write_private(&file, &stripped.join("\n"));
-    let theirs = WireGuardGo::start("wgb", Ipv4Addr::new(10, 50, 0, 1), OUR_PORT).await;
+    let theirs = Daemon::start(Program::WireGuardGo, "wgb", Ipv4Addr::new(10, 50, 0, 1), OUR_PORT).await;
     run("wg", &["setconf", "wgb", file.to_str().unwrap()]);
 
     // The machine is in gru, whatever region the POP was given.

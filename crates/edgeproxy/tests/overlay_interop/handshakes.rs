@@ -9,7 +9,7 @@ use crate::tunnel::{MIB, OUR_ADDRESS, Plan, Tunnel, ping, shown, transfer, until
 use crate::wireguard::run;
 
 /// Where `wireguard-go` finds us.
-const THEY_KNOW: [&str; 2] = ["endpoint", "127.0.0.1:51820"];
+pub(crate) const THEY_KNOW: [&str; 2] = ["endpoint", "127.0.0.1:51820"];
 const SOME: u64 = 4 * MIB;
 
 pub(crate) async fn they_initiate_by_keepalive() -> io::Result<()> {

@@ -13,7 +13,7 @@ use crate::traffic::losses;
 use crate::tunnel::{
     MIB, OUR_ADDRESS, OUR_PORT, Plan, THEIR_ADDRESS, THEIR_PORT, Tunnel, ping, shown, site, start, transfer, until,
 };
-use crate::wireguard::{Keys, WireGuardGo, run};
+use crate::wireguard::{Daemon, Keys, Program, run};
 
 const HUB: Ipv4Addr = Ipv4Addr::new(10, 50, 0, 1);
 const ANNEX_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 50, 2, 1);
@@ -56,8 +56,8 @@ impl Annex {
 pub(crate) async fn a_hub_passes_packets_on() -> io::Result<()> {
     let ours = Keys::ours();
     let annex = Annex::new();
-    let here = WireGuardGo::start("wgb", THEIR_ADDRESS, THEIR_PORT).await;
-    let mut there = annex.within(|| WireGuardGo::launch("wgc"));
+    let here = Daemon::start(Program::WireGuardGo, "wgb", THEIR_ADDRESS, THEIR_PORT).await;
+    let mut there = annex.within(|| Daemon::launch(Program::WireGuardGo, "wgc"));
     there.listening().await;
     annex.within(|| there.configure(ANNEX_ADDRESS, THEIR_PORT));
     let text = format!(

@@ -1,6 +1,7 @@
-//! The binary together with `wireguard-go` and `wg`: each case in namespaces of its own, that need no root and leave the
-//! host's network as it is. Our side runs without any capability, and as nobody where root runs this: once with an
-//! interface in a namespace of its own, and once with a netstack, where it is refused every namespace.
+//! The binary together with `wireguard-go`, boringtun, the Linux kernel and `wg`: each case in namespaces of its own, that
+//! need no root and leave the host's network as it is. Our side runs without any capability, and as nobody where root
+//! runs this: once with an interface in a namespace of its own, and once with a netstack, where it is refused every
+//! namespace.
 //!
 //! `cargo test -p edgeproxy --test overlay_interop [-- PART_OF "A_NAME, MODE"]`
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
@@ -11,9 +12,14 @@ use std::pin::Pin;
 use std::process::{Command, ExitCode, exit};
 use std::time::{Duration, Instant};
 
+mod boringtun;
 mod failing;
+mod guest;
 mod handshakes;
 mod hub;
+mod initramfs;
+mod kernel;
+mod kernel_mode;
 mod stage;
 mod traffic;
 mod tunnel;
@@ -28,9 +34,10 @@ const SLOW: &str = "EDGEPROXY_SLOW_TESTS";
 type Case = fn() -> Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
 const BOTH: &[Mode] = &[UserNamespace, Netstack];
+const ONCE: &[Mode] = &[UserNamespace];
 
 /// The name, how our side has its TCP, the seconds it may take, and what is done.
-const CASES: [(&str, &[Mode], u64, Case); 12] = [
+const CASES: [(&str, &[Mode], u64, Case); 22] = [
     ("we_initiate", BOTH, 120, || Box::pin(traffic::we_initiate())),
     ("they_initiate_by_keepalive", BOTH, 60, || Box::pin(handshakes::they_initiate_by_keepalive())),
     ("they_initiate_by_a_packet", BOTH, 60, || Box::pin(handshakes::they_initiate_by_a_packet())),
@@ -42,6 +49,16 @@ const CASES: [(&str, &[Mode], u64, Case); 12] = [
     ("direct_backends_outlive_a_failing_overlay", BOTH, 60, || Box::pin(failing::direct_backends_outlive_it())),
     ("a_region_finds_its_file", BOTH, 60, || Box::pin(failing::a_region_finds_its_file())),
     ("without_namespaces_auto_is_netstack", &[Netstack], 60, || Box::pin(failing::auto_is_netstack())),
+    ("boringtun_answers", ONCE, 120, || Box::pin(boringtun::it_answers())),
+    ("boringtun_initiates", ONCE, 120, || Box::pin(boringtun::it_initiates())),
+    ("boringtun_has_the_same_preshared_key", ONCE, 120, || Box::pin(boringtun::preshared())),
+    ("the_kernel_initiates", ONCE, 120, || Box::pin(kernel::it_initiates())),
+    ("the_kernel_answers", ONCE, 120, || Box::pin(kernel::it_answers())),
+    ("the_kernel_has_to_have_the_same_preshared_key", ONCE, 120, || Box::pin(kernel::preshared())),
+    ("the_kernel_and_we_move", ONCE, 120, || Box::pin(kernel::roaming())),
+    ("the_kernel_is_our_engine", ONCE, 120, || Box::pin(kernel_mode::it_is_run_by_us())),
+    ("the_kernel_renews", ONCE, 240, || Box::pin(kernel::it_renews())),
+    ("the_kernel_takes_our_renewal", ONCE, 240, || Box::pin(kernel::it_takes_our_renewal())),
     ("a_rekey_is_not_noticed", BOTH, 200, || Box::pin(traffic::a_rekey_is_not_noticed())),
 ];
 

@@ -30,8 +30,6 @@ const DRESSED: &str = "EDGEPROXY_TEST_DRESSED";
 /// Is in all the namespaces.
 const INSIDE: &str = "EDGEPROXY_TEST_INSIDE";
 const NOBODY: u32 = 65_534;
-/// Where the binary under test is, for nobody, who may not enter the folder it was built in.
-const BINARY: &str = "edgeproxy-under-test";
 /// User namespaces below that of whoever reads or writes it.
 const USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
 
@@ -53,6 +51,17 @@ impl Mode {
         }
     }
 }
+
+/// What a case needs out of folders that nobody may not enter: its name in the run folder, and where it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Lent(&'static str, &'static str);
+
+/// The binary under test.
+const BINARY: Lent = Lent("edgeproxy-under-test", env!("CARGO_BIN_EXE_edgeproxy"));
+/// Files of a kernel, if there are any.
+pub(crate) const GUEST: Lent = Lent("guest", concat!(env!("CARGO_TARGET_TMPDIR"), "/../guest"));
+/// Programs built for tests only, if there are any.
+pub(crate) const TOOLS: Lent = Lent("tools", concat!(env!("CARGO_TARGET_TMPDIR"), "/../tools/bin"));
 
 /// The case this process is for, unless it is the one that starts them all.
 pub(crate) fn case() -> Option<(String, Mode)> {
@@ -79,9 +88,14 @@ pub(crate) fn user() -> u32 {
 
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
+    lent(BINARY)
+}
+
+/// Where this is for the case.
+pub(crate) fn lent(Lent(name, path): Lent) -> PathBuf {
     match env::var_os(DRESSED) {
-        Some(_) => run_folder().join(BINARY),
-        None => PathBuf::from(env!("CARGO_BIN_EXE_edgeproxy")),
+        Some(_) => run_folder().join(name),
+        None => PathBuf::from(path),
     }
 }
 
@@ -127,9 +141,15 @@ fn undress() -> ! {
         skip(&format!("even root may have no mount namespace here ({error})"));
     }
     own_run_folder();
-    let path = run_folder().join(BINARY);
-    fs::write(&path, "").unwrap();
-    mount_bind(env!("CARGO_BIN_EXE_edgeproxy"), &path).unwrap();
+    for Lent(name, path) in [BINARY, GUEST, TOOLS] {
+        let place = run_folder().join(name);
+        match fs::metadata(path) {
+            Ok(folder) if folder.is_dir() => fs::create_dir(&place).unwrap(),
+            Ok(_) => fs::write(&place, "").unwrap(),
+            Err(_) => continue,
+        }
+        mount_bind(path, &place).unwrap();
+    }
 
     fs::create_dir_all("/dev/net").unwrap();
     mount("tmpfs", "/dev/net", "tmpfs", MountFlags::empty(), None).unwrap();
@@ -199,4 +219,12 @@ fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
 pub(crate) fn skip(reason: &str) -> ! {
     println!("skipped: {reason}");
     exit(SKIPPED);
+}
+
+/// The same for want of something that the tests bring along where it is to be had. Where a change is checked, it is.
+pub(crate) fn lack(what: &str) -> ! {
+    if env::var_os("CI").is_some() {
+        panic!("{what}");
+    }
+    skip(what);
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::stage;
 use crate::tunnel::{MIB, Plan, THEIR_PORT, Tunnel, shown, transfer, until};
 
-const WE_KNOW: &str = "Endpoint = 127.0.0.1:51821";
+pub(crate) const WE_KNOW: &str = "Endpoint = 127.0.0.1:51821";
 
 /// What is lost where two machines send more than one of them can take.
 const LOST_BY_LOAD: [&str; 2] = ["network_full", "replayed"];

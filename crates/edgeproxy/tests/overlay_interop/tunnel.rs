@@ -1,4 +1,4 @@
-//! A POP and a `wireguard-go` behind which a backend is, both found on loopback.
+//! A POP and a WireGuard in user space behind which a backend is, both found on loopback.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::stage;
-use crate::wireguard::{Keys, WireGuardGo, run, write_private};
+use crate::wireguard::{Daemon, Keys, Program, run, write_private};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 pub(crate) const OUR_PORT: u16 = 51_820;
@@ -27,7 +27,9 @@ const PRIVILEGES: &str = "privileges";
 /// What differs between cases.
 #[derive(Default)]
 pub(crate) struct Plan<'a> {
-    /// More lines of our section for `wireguard-go`.
+    /// Who is on the other side.
+    pub(crate) program: Program,
+    /// More lines of our section for it.
     pub(crate) our_peer: &'a str,
     /// More words of `wg set ... peer` for us.
     pub(crate) their_peer: &'a [&'a str],
@@ -39,7 +41,7 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct Tunnel {
     _site: Site,
     pub(crate) pop: Pop,
-    pub(crate) theirs: WireGuardGo,
+    pub(crate) theirs: Daemon,
     pub(crate) backend: Backend,
     /// What the POP is known by.
     pub(crate) public: String,
@@ -48,15 +50,18 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     pub(crate) async fn start(plan: Plan<'_>) -> io::Result<Self> {
         let ours = Keys::ours();
-        let theirs = WireGuardGo::start("wgb", THEIR_ADDRESS, THEIR_PORT).await;
-        theirs.set_peer(&ours.public, &["allowed-ips", "10.50.0.2/32"]);
+        let theirs = Daemon::start(plan.program, "wgb", THEIR_ADDRESS, THEIR_PORT).await;
+        let allowed_ips = ["allowed-ips", "10.50.0.2/32"];
+        if plan.program != Program::Boringtun {
+            theirs.set_peer(&ours.public, &allowed_ips);
+        }
         let site = site();
         let text = our_file(&ours, &theirs, plan.our_peer);
         let backend = Backend::start_at("b1", THEIR_ADDRESS, Behaviour::HandOver)?;
         site.add_backend("fra", &backend)?;
         let pop = start(&site, &text, plan.toml).await?;
         // What they begin themselves is answered by now: they would try again only after 5 seconds.
-        theirs.set_peer(&ours.public, plan.their_peer);
+        theirs.set_peer(&ours.public, &[&allowed_ips, plan.their_peer].concat());
         Ok(Self { _site: site, pop, theirs, backend, public: ours.public })
     }
 
@@ -165,7 +170,7 @@ pub(crate) async fn until<T>(
 }
 
 /// What our side is told of itself and of the other.
-pub(crate) fn our_file(ours: &Keys, theirs: &WireGuardGo, our_peer: &str) -> String {
+pub(crate) fn our_file(ours: &Keys, theirs: &Daemon, our_peer: &str) -> String {
     format!(
         "[Interface]\nPrivateKey = {}\nAddress = {OUR_ADDRESS}/32\nListenPort = {OUR_PORT}\n\
          [Peer]\nPublicKey = {}\nAllowedIPs = 10.50.1.0/24\n{our_peer}\n",

@@ -1,4 +1,4 @@
-//! The programs of the other side: `ip`, `wg`, `wireguard-go`.
+//! The programs of the other side: `ip`, `wg`, and WireGuard in user space.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::Ipv4Addr;
@@ -28,7 +28,7 @@ pub(crate) fn run_with(program: &str, arguments: &[&str], input: &str) -> String
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-fn missing<T>(program: &str, error: &io::Error) -> T {
+pub(crate) fn missing<T>(program: &str, error: &io::Error) -> T {
     match error.kind() {
         ErrorKind::NotFound => panic!("there is no program {program:?}: `make packages` installs what the tests need"),
         _ => panic!("{program}: {error}"),
@@ -55,8 +55,46 @@ impl Keys {
     }
 }
 
-/// A running `wireguard-go`, in the network namespace of the thread that started it.
-pub(crate) struct WireGuardGo {
+/// A WireGuard in user space that `wg` tells what to do.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Program {
+    #[default]
+    WireGuardGo,
+    /// It takes a peer once, and changes nothing of it afterwards.
+    Boringtun,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::WireGuardGo => "wireguard-go",
+            Self::Boringtun => "boringtun-cli",
+        }
+    }
+
+    fn command(self, interface: &str) -> Command {
+        match self {
+            Self::WireGuardGo => {
+                let mut command = Command::new(self.name());
+                command.args(["-f", interface]).env("LOG_LEVEL", "verbose");
+                command
+            }
+            Self::Boringtun => {
+                let path = stage::lent(stage::TOOLS).join(self.name());
+                if !path.is_file() {
+                    stage::lack("there is no boringtun-cli: `make tools` builds it");
+                }
+                let mut command = Command::new(path);
+                command.args(["--foreground", "--disable-drop-privileges", "--verbosity", "debug", interface]);
+                command
+            }
+        }
+    }
+}
+
+/// One that runs, in the network namespace of the thread that started it.
+pub(crate) struct Daemon {
+    program: Program,
     name: &'static str,
     child: Child,
     log: Lines,
@@ -65,32 +103,31 @@ pub(crate) struct WireGuardGo {
     stopped: bool,
 }
 
-impl WireGuardGo {
+impl Daemon {
     /// With this address inside, where all of 10.50.0.0/16 is reached through it.
-    pub(crate) async fn start(name: &'static str, address: Ipv4Addr, port: u16) -> Self {
-        let mut started = Self::launch(name);
+    pub(crate) async fn start(program: Program, name: &'static str, address: Ipv4Addr, port: u16) -> Self {
+        let mut started = Self::launch(program, name);
         started.listening().await;
         started.configure(address, port);
         started
     }
 
     /// Starts the program, which is nobody yet.
-    pub(crate) fn launch(name: &'static str) -> Self {
-        let mut command = Command::new("wireguard-go");
-        command.args(["-f", name]).env("LOG_LEVEL", "verbose");
+    pub(crate) fn launch(program: Program, name: &'static str) -> Self {
+        let mut command = program.command(name);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap_or_else(|error| missing("wireguard-go", &error));
-        let log = Lines::of("wireguard-go", child.stdout.take().unwrap()).unwrap();
-        Self { name, child, log, keys: Keys::theirs(), stopped: false }
+        let mut child = command.spawn().unwrap_or_else(|error| missing(program.name(), &error));
+        let log = Lines::of(program.name(), child.stdout.take().unwrap()).unwrap();
+        Self { program, name, child, log, keys: Keys::theirs(), stopped: false }
     }
 
     /// Waits until it can be told what to do.
     pub(crate) async fn listening(&mut self) {
-        let Self { name, child, log, .. } = self;
+        let Self { program, name, child, log, .. } = self;
         let socket = format!("/var/run/wireguard/{name}.sock");
-        let listening = eventually("wireguard-go", LONG, async || {
+        let listening = eventually(program.name(), LONG, async || {
             if let Some(status) = child.try_wait()? {
-                panic!("wireguard-go ended ({status}); {}", log.tail());
+                panic!("{} ended ({status}); {}", program.name(), log.tail());
             }
             Ok(Path::new(&socket).exists().then_some(()))
         });
@@ -135,11 +172,9 @@ impl WireGuardGo {
 
     /// Waits until its one peer shook hands: that it does only with the first message in the session.
     pub(crate) async fn shaken(&self) -> io::Result<()> {
-        eventually(
-            "a handshake as wireguard-go sees it",
-            LONG,
-            async || Ok((self.latest_handshake() > 0).then_some(())),
-        )
+        eventually("a handshake as the other side sees it", LONG, async || {
+            Ok((self.latest_handshake() > 0).then_some(()))
+        })
         .await
     }
 
@@ -160,7 +195,7 @@ impl WireGuardGo {
     }
 }
 
-impl Drop for WireGuardGo {
+impl Drop for Daemon {
     fn drop(&mut self) {
         if !self.stopped {
             println!("{}", self.log.tail());

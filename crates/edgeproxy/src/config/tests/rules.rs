@@ -18,6 +18,21 @@ const RULES: &[(&str, &[&str])] = &[
     ),
     ("[routing]\ndb = \"\"", &["edgeproxy.toml:2: routing.db: \"\" is not a path"]),
     ("[log]\nconnections = false", &["edgeproxy.toml:2: log.connections: false is not a text in quotes"]),
+    // What the kernel's WireGuard does not do.
+    (
+        "[overlay]\nmode = \"kernel\"\nforward = \"on\"",
+        &[
+            "edgeproxy.toml:2: overlay.mode: is \"kernel\", but packets of one peer for another are passed on by edgeproxy itself \
+         only; with this mode the host does so (sysctl net.ipv4.ip_forward): set forward to \"off\", or choose another mode",
+        ],
+    ),
+    (
+        "[overlay]\nmode = \"kernel\"\n[[tenant]]\nname = \"blue\"\nnetworks = [\"10.50.1.0/24\"]",
+        &[
+            "edgeproxy.toml:2: overlay.mode: is \"kernel\", which knows no tenants and would let each reach the other: choose \
+         another mode, or keep them apart by the host's firewall and remove the sections tenant",
+        ],
+    ),
     // Durations.
     (
         "[[listener]]\nconnect_timeout = \"2x\"",
