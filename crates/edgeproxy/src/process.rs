@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 /// Raises the soft descriptor limit to the hard one, which needs no privilege. Returns the limit in force.
 ///
@@ -23,6 +23,14 @@ pub(crate) fn raise_descriptor_limit() -> u64 {
         Err(_) => limit.current,
     }
     .unwrap_or(u64::MAX)
+}
+
+/// Keeps keys in this process: none of it is written to a core dump, and no other process of the same user can look into
+/// its memory (root still can). Whoever enters a user namespace does so before, as /proc/self is root's from now on.
+pub(crate) fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a core dump of this process would hold its keys");
+    }
 }
 
 /// Reads the figures when they are asked for.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgeproxy_overlay::{Endpoint, Host, Overlay};
+use edgeproxy_overlay::{Endpoint, Host, Overlay, Sockets};
 use edgeproxy_proxy::{ListenerSettings, Published, SharedTable};
 use edgeproxy_route::{RawBackend, Regions, StatePool, Table, TableBuilder};
 
@@ -20,6 +20,8 @@ const UNLIMITED: i64 = 1_000_000;
 /// A service that is offered.
 pub(crate) struct Service {
     listen: SocketAddr,
+    /// Where the overlay is an interface of the host: that one.
+    interface: Option<String>,
     target: Endpoint,
     region: String,
     states: Arc<StatePool>,
@@ -47,7 +49,9 @@ pub(crate) async fn prepare(settings: &[PublishSettings], overlay: Option<&Overl
             Ok(table) => {
                 tracing::info!(%listen, service = %target, ?addresses, "published");
                 let (target, region, table) = (target.clone(), region.to_owned(), SharedTable::new(table));
-                services.push(Service { listen: *listen, target, region, states, table, addresses });
+                // A neighbour of this machine could send packets for that address to it by any other interface.
+                let interface = matches!(overlay.sockets, Sockets::Host).then(|| overlay.interface.clone());
+                services.push(Service { listen: *listen, interface, target, region, states, table, addresses });
             }
             Err(error) => tracing::error!(%listen, service = %target, error, "not published"),
         }
@@ -58,7 +62,8 @@ pub(crate) async fn prepare(settings: &[PublishSettings], overlay: Option<&Overl
 impl Service {
     /// As the data plane takes it.
     pub(crate) fn published(&self) -> Published {
-        Published { listener: ListenerSettings::at(self.listen), table: self.table.clone() }
+        let listener = ListenerSettings { interface: self.interface.clone(), ..ListenerSettings::at(self.listen) };
+        Published { listener, table: self.table.clone() }
     }
 
     /// Follows the target's name.

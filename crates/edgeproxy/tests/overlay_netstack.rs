@@ -5,7 +5,9 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::thread::spawn;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use edgeproxy_route::RawBackend;
 use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey};
 use edgeproxy_world::{Backend, Behaviour, Ending, LONG, Pattern, Pop, Site, eventually, row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 
 mod support;
 
@@ -352,4 +355,35 @@ async fn a_client_inside_that_resets_while_its_backend_does_not_read_is_not_held
     assert_eq!(pop.logged(|line| line["event"] == "connection").await.unwrap()["close"], "client_reset");
     pop.until_count("edge_connections_current", &[], 0).await.unwrap();
     pop.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Nor can another process of the same user read its memory. (Without an overlay there are no keys, and whoever looks for
+/// the cause of a crash has what he needs.)
+#[tokio::test]
+async fn a_process_with_an_overlay_leaves_no_core_dump() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let wrapper = folder.path().join("dumping-edgeproxy");
+    // Where the system has dumps in a file, that is one of this folder.
+    let script = format!(
+        "#!/bin/sh\nulimit -c unlimited; cd '{}'; exec '{}' \"$@\"\n",
+        folder.path().display(),
+        env!("CARGO_BIN_EXE_edgeproxy")
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let site = Site::new(&wrapper).unwrap();
+    let file = site.file("pop.conf");
+    fs::write(&file, format!("[Interface]\nPrivateKey = {POP_KEY}\nAddress = 10.50.0.1/24\n")).unwrap();
+    let overlay = format!("[overlay]\nconfig = {:?}\nmode = \"netstack\"\n", file.display().to_string());
+    for (what, config, leaves_one) in [("without", "", true), ("with", &overlay[..], false)] {
+        let mut pop = site.start(&format!("{UNCHECKED}{config}")).await.unwrap();
+        pop.signal(Signal::ABORT).unwrap();
+        let ended = pop.exit().await.unwrap();
+        assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()));
+        if leaves_one && !ended.core_dumped() {
+            println!("skipped: this system has no core dumps");
+            return;
+        }
+        assert_eq!(ended.core_dumped(), leaves_one, "{what} an overlay");
+    }
 }

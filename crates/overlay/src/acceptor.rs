@@ -13,7 +13,7 @@ use crate::netstack::Intake;
 use crate::stream::Stream;
 
 /// Where and how connections are taken in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ListenSettings {
     /// The address. With port 0 a free one is chosen.
     pub address: SocketAddr,
@@ -25,12 +25,14 @@ pub struct ListenSettings {
     /// How long sent bytes may stay unacknowledged before a connection is given up (TCP_USER_TIMEOUT); `None`: as long
     /// as the system likes. A stack has its own time: five minutes.
     pub user_timeout: Option<Duration>,
+    /// Only connections that come by this interface. A stack has but one.
+    pub interface: Option<String>,
 }
 
 impl ListenSettings {
     /// One at this address.
     pub fn at(address: SocketAddr) -> Self {
-        Self { address, shares: 1, backlog: 128, user_timeout: None }
+        Self { address, shares: 1, backlog: 128, user_timeout: None, interface: None }
     }
 }
 
@@ -115,6 +117,9 @@ fn take(settings: &ListenSettings, address: SocketAddr, shared: bool) -> io::Res
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(settings.user_timeout)?;
     socket.set_out_of_band_inline(true)?;
+    if let Some(interface) = &settings.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }

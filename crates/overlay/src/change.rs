@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey};
+use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey, Tai64N};
 
 use crate::registry::PeerSettings;
 
@@ -33,6 +33,9 @@ pub struct PeerChange {
     pub update_only: bool,
     /// A secret mixed into its handshakes; all zero for none.
     pub preshared: Option<PresharedKey>,
+    /// Its initiations up to this one were answered, before this process was started: none of them is answered again. What
+    /// is known here to be later stays.
+    pub greatest: Option<Tai64N>,
     /// Where it is.
     pub endpoint: Option<SocketAddr>,
     /// How often it hears from us at least; `Some(None)`: whenever there is something to say.
@@ -60,6 +63,7 @@ impl PeerChange {
             remove: false,
             update_only: false,
             preshared: None,
+            greatest: None,
             endpoint: None,
             keepalive: None,
             replace_allowed_ips: false,

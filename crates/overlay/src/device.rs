@@ -186,7 +186,7 @@ impl Device {
         self.bearings.lock().mark
     }
 
-    /// Registers a peer, or changes what is said of one. One with our own key is none.
+    /// Registers a peer, or changes what is said of one. One with our own key is none, nor is one whose key protects nothing.
     pub fn set_peer(&self, settings: PeerSettings) {
         let _steering = self.steering.lock();
         self.change_peer(settings.into());
@@ -230,6 +230,9 @@ impl Device {
     fn change_peer(&self, change: PeerChange) {
         if change.public == self.public() {
             return tracing::warn!(peer = %change.public, "a peer with our own key is ignored");
+        }
+        if change.public.is_of_low_order() {
+            return tracing::warn!(peer = %change.public, "a peer whose key is of low order is ignored: it protects nothing");
         }
         if let Some(remote) = self.shared.registry.change(change) {
             self.shared.post(remote.owner, worker::Letter::Changed(remote));

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getegid, geteuid, getpid, kill_process};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags, capabilities, set_capabilities, unshare_unsafe};
 
 use crate::tun::{ANY_NAME, Call, Tun, TunError};
 
@@ -100,6 +100,13 @@ pub fn enter_user_namespace() -> Result<(), UserNamespaceError> {
         threads => return Err(UserNamespaceError::Threads(threads)),
     }
     rehearse().and_then(|()| enter()).map_err(|failure| failure.explain(&Policy::read()))
+}
+
+/// Leaves the calling thread, and all that it starts from now on, none but these of the capabilities it has.
+pub(crate) fn renounce(but: CapabilitySet) -> rustix::io::Result<()> {
+    let kept = capabilities(None)?.permitted.intersection(but);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)
 }
 
 fn failed(step: Step, error: io::Error) -> UserNamespaceError {

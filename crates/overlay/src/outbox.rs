@@ -1,10 +1,9 @@
 //! Datagrams on their way out: sealed where they lie, and handed to the kernel many at once.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use edgeproxy_tunnel::{Moment, Sealer, TRANSPORT_HEADER, datagram_length};
+use edgeproxy_tunnel::{Moment, Path, Sealer, TRANSPORT_HEADER, datagram_length};
 
 use crate::registry::Remote;
 use crate::udp::Udp;
@@ -28,7 +27,7 @@ pub(crate) struct Outbox {
 struct Batch {
     remote: Arc<Remote>,
     sealer: Sealer,
-    endpoint: SocketAddr,
+    path: Path,
     bytes: Vec<u8>,
     stride: usize,
     packets: bool,
@@ -69,11 +68,11 @@ impl Outbox {
                 if self.open.len() == MOST_OPEN {
                     self.flush(udp, now, flushed);
                 }
-                let Some((session, endpoint)) = remote.outlet.ready(now) else { return Sent::NoSession };
+                let Some((session, path)) = remote.outlet.ready(now) else { return Sent::NoSession };
                 let Ok(sealer) = session.sealer(now) else { return Sent::NoSession };
                 let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MOST_BYTES));
                 let remote = Arc::clone(remote);
-                self.open.push(Batch { remote, sealer, endpoint, bytes, stride: 0, packets: false });
+                self.open.push(Batch { remote, sealer, path, bytes, stride: 0, packets: false });
                 self.open.len() - 1
             }
         };
@@ -124,14 +123,18 @@ impl Batch {
         if self.bytes.is_empty() {
             return;
         }
-        match udp.send(self.endpoint, &self.bytes, self.stride) {
+        let local = self.path.local;
+        match udp.send(&mut self.path, &self.bytes, self.stride) {
             Ok(()) => {}
             Err(error) => {
                 flushed.lost += self.bytes.len().div_ceil(self.stride) as u64;
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::debug!(peer = %self.remote.public, endpoint = %self.endpoint, %error, "cannot send");
+                    tracing::debug!(peer = %self.remote.public, endpoint = %self.path.remote, %error, "cannot send");
                 }
             }
+        }
+        if let Some(local) = local.filter(|_| self.path.local.is_none()) {
+            self.remote.outlet.forget_local(local);
         }
         // Sent or lost on the way is all the same to the timers: an answer is awaited.
         let bytes = self.bytes.len() as u64;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use edgeproxy_tunnel::{GateSettings, Prefix};
 use ipnet::IpNet;
+use rustix::thread::CapabilitySet;
 
 use crate::device::{AWAKE_MOST, Device, DeviceSettings};
 use crate::directory::Directory;
@@ -16,7 +17,7 @@ use crate::engine::Engine;
 use crate::kernel::{KernelDevice, KernelError};
 use crate::link::{LinkError, LinkSettings, configure};
 use crate::names::Names;
-use crate::namespace::{UserNamespaceError, enter_user_namespace};
+use crate::namespace::{UserNamespaceError, enter_user_namespace, renounce};
 use crate::netstack::Netstack;
 use crate::registry::PeerSettings;
 use crate::sockets::Sockets;
@@ -53,22 +54,24 @@ pub struct Way {
 }
 
 /// Who does WireGuard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 enum By {
     /// Threads of ours, below what is there.
     Us(Place),
     Kernel,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 enum Place {
     Host,
-    Enclave,
+    Enclave(Arc<Enclave>),
     Netstack,
 }
 
 impl Way {
-    /// Finds it, and takes the first step of it. Has to be called while the process has but one thread.
+    /// Finds it, and takes the first step of it. Has to be called while the process has but one thread. Where that one
+    /// enters a user namespace it keeps none of the capabilities it has there: only the thread of the network namespace
+    /// has any, until the interface stands.
     ///
     /// # Errors
     /// The way that was asked for is closed.
@@ -78,7 +81,7 @@ impl Way {
             Mode::Tun => configured(By::Us(Place::Host)),
             Mode::UserNamespace => {
                 enter_user_namespace()?;
-                configured(By::Us(Place::Enclave))
+                configured(By::Us(Place::Enclave(settle()?)))
             }
             Mode::Netstack => configured(By::Us(Place::Netstack)),
             Mode::Kernel => configured(By::Kernel),
@@ -94,8 +97,10 @@ impl Way {
             }
             Err(error) => error,
         };
-        match enter_user_namespace() {
-            Ok(()) => Self { by: By::Us(Place::Enclave), reason: format!("no interface of the host ({tun})") },
+        match enter_user_namespace().map_err(OverlayError::from).and_then(|()| settle()) {
+            Ok(enclave) => {
+                Self { by: By::Us(Place::Enclave(enclave)), reason: format!("no interface of the host ({tun})") }
+            }
             Err(error) => {
                 let reason = format!("no interface of the host ({tun}), and none in a namespace ({error})");
                 Self { by: By::Us(Place::Netstack), reason }
@@ -105,13 +110,20 @@ impl Way {
 
     /// As the configuration calls it.
     pub fn mode(&self) -> &'static str {
-        match self.by {
+        match &self.by {
             By::Us(Place::Host) => "tun",
-            By::Us(Place::Enclave) => "userns",
+            By::Us(Place::Enclave(_)) => "userns",
             By::Us(Place::Netstack) => "netstack",
             By::Kernel => "kernel",
         }
     }
+}
+
+/// The network namespace, whose thread alone keeps what this one is allowed there.
+fn settle() -> Result<Arc<Enclave>, OverlayError> {
+    let enclave = Enclave::start()?;
+    renounce(CapabilitySet::empty())?;
+    Ok(enclave)
 }
 
 /// Why there is no overlay.
@@ -143,6 +155,9 @@ pub enum OverlayError {
     /// The thread of the namespace, or the names.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A capability that is not needed cannot be given up.
+    #[error("cannot give up capabilities: {0}")]
+    Capabilities(#[from] rustix::io::Errno),
 }
 
 /// What a wg-quick file does not say. The kernel's WireGuard heeds none of it.
@@ -186,8 +201,8 @@ impl Overlay {
         let mtu = interface.mtu.unwrap_or(MTU);
         let addresses: Vec<IpNet> =
             interface.addresses.iter().filter_map(|(ip, length)| IpNet::new(*ip, *length).ok()).collect();
-        let link = LinkSettings { addresses: addresses.clone(), mtu: mtu.into(), routes: routes(config, way.by) };
-        let (engine, sockets, name, uapi) = match way.by {
+        let link = LinkSettings { addresses: addresses.clone(), mtu: mtu.into(), routes: routes(config, &way.by) };
+        let (engine, sockets, name, uapi) = match &way.by {
             By::Kernel => {
                 let peers: Vec<PeerSettings> = config.peers.iter().map(peer_settings).collect();
                 let device = KernelDevice::start(&interface.private_key, interface.listen_port, &peers, &link)?;
@@ -228,7 +243,7 @@ impl Overlay {
 fn start_device(
     config: &WgQuick,
     link: LinkSettings,
-    place: Place,
+    place: &Place,
     settings: OverlaySettings,
 ) -> Result<(Arc<Device>, Sockets, String), OverlayError> {
     let OverlaySettings { forward, tenants, threads, directory } = settings;
@@ -244,10 +259,10 @@ fn start_device(
             let (netstack, queues) = Netstack::start(&link.addresses, mtu, threads)?;
             (Sockets::Netstack(netstack), "netstack".to_owned(), queues)
         }
-        Place::Enclave => {
-            let enclave = Enclave::start()?;
+        Place::Enclave(enclave) => {
             let (name, queues) = enclave.within(move || raise(&link, threads))??;
-            (Sockets::Enclave(enclave), name, queues)
+            enclave.within(disarm)??;
+            (Sockets::Enclave(Arc::clone(enclave)), name, queues)
         }
         Place::Host => {
             let (name, queues) = raise(&link, threads)?;
@@ -273,11 +288,18 @@ fn raise(link: &LinkSettings, queues: usize) -> Result<(String, Vec<Queue>), Ove
     Ok((tun.name().to_owned(), tun.into_queues()))
 }
 
+/// Takes from the thread of a network namespace what it needs no more once the interface stands. Services of the overlay
+/// may have any port: that is made free for all there, and where it cannot be the thread keeps this one capability.
+fn disarm() -> rustix::io::Result<()> {
+    let free = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").is_ok();
+    renounce(if free { CapabilitySet::empty() } else { CapabilitySet::NET_BIND_SERVICE })
+}
+
 /// What is routed into the interface. The host's default route stays where it is: to take it away from a machine that is
 /// reached from outside is no small thing.
-fn routes(config: &WgQuick, by: By) -> Vec<IpNet> {
+fn routes(config: &WgQuick, by: &By) -> Vec<IpNet> {
     let prefixes = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
-    let is_apart = matches!(by, By::Us(Place::Enclave | Place::Netstack));
+    let is_apart = matches!(by, By::Us(Place::Enclave(_) | Place::Netstack));
     let wanted = prefixes.filter(|prefix| is_apart || prefix.length() > 0);
     wanted.filter_map(|prefix| IpNet::new(prefix.address(), prefix.length()).ok()).collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
 
-use edgeproxy_tunnel::{Dropped, Handshakes, Outcome, PrivateKey, PublicKey, Random, Tai64N};
+use edgeproxy_tunnel::{Dropped, Handshakes, Outcome, Path, PrivateKey, PublicKey, Random, Tai64N};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -20,6 +20,8 @@ use crate::worker;
 pub(crate) enum Letter {
     /// Begin a handshake.
     Initiate(Arc<Remote>),
+    /// The peer does not answer: no answer is awaited any more.
+    GiveUp(Arc<Remote>),
     /// These indices of ours are free again.
     Release(Vec<u32>),
     /// The peer sleeps, or was removed.
@@ -31,7 +33,7 @@ pub(crate) enum Letter {
     /// This is its socket now.
     Socket(Arc<Udp>),
     /// A datagram that came to a worker's socket.
-    Stray(Vec<u8>, std::net::SocketAddr),
+    Stray(Vec<u8>, Path),
     /// Say that all letters before this one were read.
     Barrier(Sender<()>),
     /// End.
@@ -92,6 +94,9 @@ impl Reception {
     fn read(&mut self, letter: Letter) -> bool {
         match letter {
             Letter::Initiate(remote) => self.initiate(&remote),
+            // One that was registered anew meanwhile is another.
+            Letter::GiveUp(remote) if self.shared.registry.has(&remote) => self.handshakes.give_up(&remote.public),
+            Letter::GiveUp(_) => {}
             Letter::Release(indices) => indices.into_iter().for_each(|index| self.handshakes.release(index)),
             Letter::Forget(public) => self.handshakes.forget(&public),
             Letter::Asleep(remote) => {
@@ -123,7 +128,7 @@ impl Reception {
         if self.silent || !self.shared.registry.has(remote) {
             return;
         }
-        let Some(endpoint) = remote.outlet.endpoint() else { return };
+        let Some(mut path) = remote.outlet.path() else { return };
         let now = self.shared.clock.now();
         let wall = Tai64N::of(SystemTime::now());
         let message = match self.handshakes.initiate(&remote.public, now, wall) {
@@ -131,25 +136,30 @@ impl Reception {
             Err(why) => return tracing::debug!(peer = %remote.public, ?why, "cannot begin a handshake"),
         };
         remote.outlet.note(message.len() as u64, now);
-        if let Err(error) = self.udp.send(endpoint, &message, message.len()) {
-            tracing::debug!(peer = %remote.public, %endpoint, %error, "cannot send an initiation");
+        let local = path.local;
+        if let Err(error) = self.udp.send(&mut path, &message, message.len()) {
+            tracing::debug!(peer = %remote.public, endpoint = %path.remote, %error, "cannot send an initiation");
+        }
+        if let Some(local) = local.filter(|_| path.local.is_none()) {
+            remote.outlet.forget_local(local);
         }
     }
 
-    fn handle(&mut self, datagram: &[u8], from: std::net::SocketAddr) {
+    fn handle(&mut self, datagram: &[u8], from: Path) {
         if self.silent {
             return;
         }
         let shared = &self.shared;
         let now = shared.clock.now();
         let lookup = |public: &PublicKey| shared.registry.introduce(public);
-        let (peer, keys, response, timestamp) = match self.handshakes.handle_datagram(datagram, from, now, lookup) {
-            Outcome::Dropped(why) => return self.count(why, datagram, from),
-            Outcome::CookieTaken => return,
-            Outcome::Cookie(reply) => return self.answer(&reply, from),
-            Outcome::Answered { peer, timestamp, keys, response } => (peer, keys, Some(response), Some(timestamp)),
-            Outcome::Established { peer, keys } => (peer, keys, None, None),
-        };
+        let (peer, keys, response, timestamp) =
+            match self.handshakes.handle_datagram(datagram, from.remote, now, lookup) {
+                Outcome::Dropped(why) => return self.count(why, datagram, from),
+                Outcome::CookieTaken => return,
+                Outcome::Cookie(reply) => return self.answer(&reply, from),
+                Outcome::Answered { peer, timestamp, keys, response } => (peer, keys, Some(response), Some(timestamp)),
+                Outcome::Established { peer, keys } => (peer, keys, None, None),
+            };
         let Some(remote) = self.shared.registry.wake(&peer) else {
             // It was removed while its handshake was under way.
             self.handshakes.forget(&peer);
@@ -174,13 +184,13 @@ impl Reception {
         }
     }
 
-    fn answer(&self, message: &[u8], to: std::net::SocketAddr) {
-        if let Err(error) = self.udp.send(to, message, message.len()) {
-            tracing::debug!(%to, %error, "cannot answer a handshake");
+    fn answer(&self, message: &[u8], mut to: Path) {
+        if let Err(error) = self.udp.send(&mut to, message, message.len()) {
+            tracing::debug!(to = %to.remote, %error, "cannot answer a handshake");
         }
     }
 
-    fn count(&self, why: Dropped, datagram: &[u8], from: std::net::SocketAddr) {
+    fn count(&self, why: Dropped, datagram: &[u8], from: Path) {
         match (why, edgeproxy_tunnel::Transport::parse(datagram)) {
             (Dropped::Malformed, Some(header)) => {
                 let owner = self.shared.owners.of_index(header.receiver);

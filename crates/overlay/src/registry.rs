@@ -37,6 +37,9 @@ pub struct PeerStatus {
     pub last_handshake: Option<Duration>,
     /// The same by the wall clock as it stood then.
     pub last_handshake_at: Option<SystemTime>,
+    /// The timestamp of its last initiation that was answered: whoever remembers it beyond the end of this process gives it
+    /// back by [`PeerChange::greatest`].
+    pub greatest: Tai64N,
     /// Bytes of datagrams from it.
     pub received: u64,
     /// Bytes of datagrams to it.
@@ -76,7 +79,11 @@ impl Remote {
         self.received.fetch_add(bytes, Relaxed);
     }
 
+    /// Told again of the same one, nothing changes.
     pub(crate) fn note_handshake(&self, at: Moment) {
+        if self.handshake.load(Relaxed) == at.as_millis() {
+            return;
+        }
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.handshake_wall.store(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX), Relaxed);
         self.handshake.store(at.as_millis(), Relaxed);
@@ -115,6 +122,7 @@ impl Remote {
             last_handshake: handshake.map(|at| now.since(at)),
             last_handshake_at: handshake
                 .and_then(|_| UNIX_EPOCH.checked_add(Duration::from_millis(self.handshake_wall.load(Relaxed)))),
+            greatest: terms.greatest,
             received: self.received.load(Relaxed),
             sent: self.outlet.bytes(),
         }
@@ -219,7 +227,7 @@ impl Registry {
 
     /// Whether an address inside the overlay belongs to this peer.
     pub(crate) fn is_of(&self, address: IpAddr, remote: &Arc<Remote>) -> bool {
-        self.routes.read().lookup(address).is_some_and(|owner| Arc::ptr_eq(owner, remote))
+        !is_mapped(address) && self.routes.read().lookup(address).is_some_and(|owner| Arc::ptr_eq(owner, remote))
     }
 
     /// Registers a peer, or changes what is named of one. `None`: it was to be changed only if it is there, and is not.
@@ -241,6 +249,9 @@ impl Registry {
             }
             if let Some(keepalive) = change.keepalive {
                 terms.keepalive = keepalive;
+            }
+            if let Some(greatest) = change.greatest {
+                terms.greatest = terms.greatest.max(greatest);
             }
             if change.replace_allowed_ips {
                 for prefix in terms.prefixes.drain(..) {
@@ -314,5 +325,60 @@ fn give(routes: &mut Routes<Arc<Remote>>, prefix: Prefix, remote: &Arc<Remote>) 
                 loser.terms.lock().prefixes.retain(|kept| *kept != prefix);
             }
         }
+    }
+}
+
+/// An address of IPv4 in the guise of IPv6 is for programs, and on no wire. Taken for one of IPv6 here and for one of IPv4
+/// by a program, it would be a way around whose an address is.
+pub(crate) fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn assign(registry: &Registry, peer: u8, prefix: Prefix, replace: bool) {
+        registry.change(PeerChange {
+            replace_allowed_ips: replace,
+            allowed_ips: vec![AllowedIp::Added(prefix)],
+            ..PeerChange::new(PublicKey([peer; 32]))
+        });
+    }
+
+    #[test]
+    fn a_prefix_on_its_way_from_one_peer_to_another_is_always_one_of_the_twos() {
+        let registry = Registry::new(Owners::new(2, 1), 1, None);
+        let (prefix, address): (Prefix, IpAddr) = ("10.50.1.0/24".parse().unwrap(), [10, 50, 1, 7].into());
+        assign(&registry, 9, "10.50.0.0/16".parse().unwrap(), false);
+        assign(&registry, 1, prefix, false);
+        let over = AtomicBool::new(false);
+        let looks = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut looks = 0_u32;
+                while !over.load(Relaxed) || looks == 0 {
+                    let owner = registry.owner_of(address).map(|remote| remote.public.0[0]);
+                    assert!(matches!(owner, Some(1 | 2)), "{owner:?}");
+                    looks += 1;
+                }
+                looks
+            });
+            for round in 0..5_000_u32 {
+                let peer = 1 + u8::try_from(round % 2).unwrap();
+                assign(&registry, peer, prefix, round % 3 == 0);
+                // To replace what a peer has by the same is no moment without it either.
+                assign(&registry, peer, prefix, true);
+            }
+            over.store(true, Relaxed);
+            reader.join().unwrap()
+        });
+        println!("{looks} looks");
+        let of = |peer: u8| registry.get(&PublicKey([peer; 32])).unwrap().terms.lock().prefixes.clone();
+        assert_eq!((of(1), of(2)), (vec![], vec![prefix]));
+        // With its last owner it goes, and what is around it has the address.
+        registry.remove(&PublicKey([2; 32]));
+        assert_eq!(registry.owner_of(address).unwrap().public.0[0], 9);
     }
 }

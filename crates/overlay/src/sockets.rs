@@ -96,7 +96,7 @@ impl Sockets {
             return Ok((address, intakes.into_iter().map(Acceptor::from).collect()));
         }
         // Ports below 1024 are the enclave's own thread's to give.
-        let settings = *settings;
+        let settings = settings.clone();
         self.within(move || acceptor::listen(&settings))?
     }
 

@@ -8,7 +8,8 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use edgeproxy_tunnel::Owners;
+use edgeproxy_tunnel::{Owners, Path};
+use parking_lot::RwLock;
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,7 +24,8 @@ const KERNEL_BUFFER: usize = 7 * 1024 * 1024;
 /// One of the sockets.
 pub(crate) struct Udp {
     socket: Socket,
-    state: UdpSocketState,
+    /// What is known of the kernel; found out again after an error that looks as if the kernel could not do what it can.
+    state: RwLock<UdpSocketState>,
     six: bool,
 }
 
@@ -35,7 +37,7 @@ pub(crate) struct Inbox {
 
 /// Datagrams of one sender that came as one: each but the last is `stride` bytes long.
 pub(crate) struct Run<'a> {
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Path,
     pub(crate) bytes: &'a mut [u8],
     pub(crate) stride: usize,
 }
@@ -88,7 +90,7 @@ impl Udp {
         // As much as is granted.
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), KERNEL_BUFFER);
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), KERNEL_BUFFER);
-        Ok(Self { socket, state, six })
+        Ok(Self { socket, state: RwLock::new(state), six })
     }
 
     /// Receives what is there. `None`: nothing.
@@ -100,7 +102,7 @@ impl Udp {
         let count = {
             let mut slices: [IoSliceMut<'_>; RECEIVED_AT_ONCE] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
             slices.iter_mut().zip(buffers.iter_mut()).for_each(|(slice, buffer)| *slice = IoSliceMut::new(buffer));
-            match self.state.recv(UdpSockRef::from(&self.socket), &mut slices, metas) {
+            match self.state.read().recv(UdpSockRef::from(&self.socket), &mut slices, metas) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) => return Err(error),
@@ -109,30 +111,62 @@ impl Udp {
         // Nobody can be answered at port 0; to try would be an error, upon which the socket gives up sending runs as one.
         let runs = buffers.iter_mut().zip(metas.iter()).take(count).filter(|(_, meta)| meta.addr.port() != 0);
         Ok(Some(runs.map(|(buffer, meta)| Run {
-            from: match meta.addr.ip().to_canonical() {
-                IpAddr::V4(ip) => SocketAddr::new(ip.into(), meta.addr.port()),
-                // With its scope, without which a link-local address leads nowhere.
-                IpAddr::V6(_) => meta.addr,
-            },
+            from: Path { local: meta.dst_ip.and_then(own), ..Path::from(meta.addr) },
             bytes: &mut buffer[..meta.len],
             stride: meta.stride.max(1),
         })))
     }
 
-    /// Sends datagrams to one receiver, each but the last `stride` bytes long.
-    pub(crate) fn send(&self, to: SocketAddr, bytes: &[u8], stride: usize) -> io::Result<()> {
-        let destination = match to {
+    /// Sends datagrams to one receiver, each but the last `stride` bytes long. Where they cannot leave from the address of
+    /// ours that the path names, as it is none any more, they leave from any, and the path no longer names it.
+    pub(crate) fn send(&self, path: &mut Path, bytes: &[u8], stride: usize) -> io::Result<()> {
+        let mut done = 0;
+        match self.send_from(path, bytes, stride, &mut done) {
+            Err(error) if path.local.is_some() && is_refused_source(&error) => {
+                path.local = None;
+                // This error alone would have it send one by one from now on, whomever it sends to.
+                if error.raw_os_error() == Some(libc::EINVAL) {
+                    *self.state.write() = UdpSocketState::new(UdpSockRef::from(&self.socket))?;
+                }
+                self.send_from(path, bytes, stride, &mut done)
+            }
+            sent => sent,
+        }
+    }
+
+    /// Adds bytes that were sent to `done`, and leaves out those that were.
+    fn send_from(&self, path: &Path, bytes: &[u8], stride: usize, done: &mut usize) -> io::Result<()> {
+        let destination = match path.remote {
             SocketAddr::V4(to) if self.six => SocketAddr::new(to.ip().to_ipv6_mapped().into(), to.port()),
             to => to,
         };
-        let most = self.state.max_gso_segments().max(1) * stride;
-        for part in bytes.chunks(most) {
+        let state = self.state.read();
+        let most = state.max_gso_segments().max(1) * stride;
+        for part in bytes[*done..].chunks(most) {
             let segment_size = (part.len() > stride).then_some(stride);
-            let transmit = Transmit { destination, ecn: None, contents: part, segment_size, src_ip: None };
-            self.state.try_send(UdpSockRef::from(&self.socket), &transmit)?;
+            let transmit = Transmit { destination, ecn: None, contents: part, segment_size, src_ip: path.local };
+            state.try_send(UdpSockRef::from(&self.socket), &transmit)?;
+            *done += part.len();
         }
         Ok(())
     }
+}
+
+/// Our address that a datagram was sent to, if answers can leave from it. (Broadcasts of a network look like any other
+/// address: the kernel refuses those.)
+fn own(destination: IpAddr) -> Option<IpAddr> {
+    let destination = destination.to_canonical();
+    let is_own = match destination {
+        IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
+        // The scope of the other end says which of the link-local ones.
+        IpAddr::V6(ip) => !ip.is_unicast_link_local() && !ip.is_multicast() && !ip.is_unspecified(),
+    };
+    is_own.then_some(destination)
+}
+
+/// The kernels differ in what they say to it.
+fn is_refused_source(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH))
 }
 
 impl AsFd for Udp {
@@ -220,13 +254,80 @@ mod tests {
         assert_eq!(Udp::bind_all(port, 2).err().unwrap().kind(), io::ErrorKind::AddrInUse);
     }
 
+    /// The next datagram that comes to any of the sockets: where it comes from.
+    fn came_from(sockets: &[Udp], inbox: &mut Inbox) -> Path {
+        for _ in 0..100_000 {
+            for socket in sockets {
+                if let Some(mut runs) = socket.receive(inbox).unwrap() {
+                    return runs.next().unwrap().from;
+                }
+            }
+            std::thread::yield_now();
+        }
+        panic!("it came nowhere")
+    }
+
+    #[test]
+    fn senders_of_both_families_are_told_apart_in_one_batch() {
+        let (port, sockets) = Udp::bind_all(0, 1).unwrap();
+        let bind = |host: &str| UdpSocket::bind((host, 0)).ok();
+        let clients: Vec<UdpSocket> =
+            ["127.0.0.1", "::1", "127.0.0.2", "::1", "127.0.0.1"].iter().filter_map(|host| bind(host)).collect();
+        for (number, client) in clients.iter().enumerate() {
+            let to = SocketAddr::new(client.local_addr().unwrap().ip().to_canonical(), port);
+            let to = if to.is_ipv4() { SocketAddr::from(([127, 0, 0, 1], port)) } else { to };
+            client.send_to(&[4, 0, 0, 0, 0, u8::try_from(number).unwrap()], to).unwrap();
+        }
+        let (mut inbox, mut came) = (Inbox::new(), Vec::new());
+        while came.len() < clients.len() {
+            for run in sockets[0].receive(&mut inbox).unwrap().into_iter().flatten() {
+                came.push((usize::from(run.bytes[5]), run.from.remote));
+            }
+        }
+        for (number, from) in came {
+            assert_eq!(from, clients[number].local_addr().unwrap());
+        }
+    }
+
+    #[test]
+    fn an_answer_leaves_from_the_address_that_was_asked() {
+        let (port, sockets) = Udp::bind_all(0, 1).unwrap();
+        let (mut inbox, mut buffer) = (Inbox::new(), [0; 16]);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        for asked in ["127.0.0.2", "127.0.0.3", "127.0.0.1"] {
+            let asked = SocketAddr::new(asked.parse().unwrap(), port);
+            client.send_to(&[1], asked).unwrap();
+            let mut path = came_from(&sockets, &mut inbox);
+            assert_eq!(path, Path { remote: client.local_addr().unwrap(), local: Some(asked.ip()) });
+            sockets[0].send(&mut path, &[2; 4], 4).unwrap();
+            assert_eq!(client.recv_from(&mut buffer).unwrap(), (4, asked));
+        }
+        // From one that is not ours (any more), nothing can leave: another is taken, and what the kernel can do is not
+        // forgotten for that.
+        let most = sockets[0].state.read().max_gso_segments();
+        let mut path = Path { remote: client.local_addr().unwrap(), local: Some("192.0.2.77".parse().unwrap()) };
+        sockets[0].send(&mut path, &[3; 5], 5).unwrap();
+        assert_eq!(client.recv_from(&mut buffer).unwrap(), (5, SocketAddr::from(([127, 0, 0, 1], port))));
+        assert_eq!((path.local, sockets[0].state.read().max_gso_segments()), (None, most));
+        // An address of all hosts is none of ours, though datagrams come to it.
+        let everybody = UdpSocket::bind("127.0.0.1:0").unwrap();
+        everybody.set_broadcast(true).unwrap();
+        everybody.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        everybody.send_to(&[1], SocketAddr::from(([127, 255, 255, 255], port))).unwrap();
+        let mut path = came_from(&sockets, &mut inbox);
+        sockets[0].send(&mut path, &[4; 6], 6).unwrap();
+        assert_eq!(everybody.recv(&mut buffer).unwrap(), 6);
+        assert_eq!(path.local, None);
+    }
+
     #[test]
     fn many_datagrams_go_out_and_come_in_as_one() {
         let (port, sockets) = Udp::bind_all(0, 1).unwrap();
         let (_, senders) = Udp::bind_all(0, 1).unwrap();
         let mut bytes = vec![4; 40 * 1400 + 30];
         bytes[..40 * 1400].chunks_mut(1400).for_each(|datagram| datagram[4] = 0);
-        senders[0].send(SocketAddr::from(([127, 0, 0, 1], port)), &bytes, 1400).unwrap();
+        senders[0].send(&mut SocketAddr::from(([127, 0, 0, 1], port)).into(), &bytes, 1400).unwrap();
         let (mut inbox, mut lengths) = (Inbox::new(), Vec::new());
         while lengths.len() < 41 {
             for run in sockets[0].receive(&mut inbox).unwrap().into_iter().flatten() {

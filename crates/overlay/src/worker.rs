@@ -8,13 +8,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::task::Poll;
 
-use edgeproxy_tunnel::{Action, Dropped, Message, Moment, Peer, PublicKey, Received, SessionKeys, Transport, Wheel};
+use edgeproxy_tunnel::{
+    Action, Dropped, Message, Moment, Path, Peer, PublicKey, Received, SessionKeys, Transport, Wheel,
+};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -27,7 +28,7 @@ use crate::outbox::{Flushed, Outbox, Sent};
 use crate::packet::{MergeSettings, Merger, Offload, SLICES_MOST, Split, View, VnetHeader, decrement_hops};
 use crate::random::OsRandom;
 use crate::reception;
-use crate::registry::Remote;
+use crate::registry::{Remote, is_mapped};
 use crate::tun::{LARGEST, Queue};
 use crate::udp::{Inbox, Run, Udp};
 
@@ -37,7 +38,7 @@ const ROUNDS: usize = 4;
 /// What others want of a worker.
 pub(crate) enum Letter {
     /// A handshake with one of its peers is complete.
-    Established { remote: Arc<Remote>, keys: SessionKeys, from: SocketAddr },
+    Established { remote: Arc<Remote>, keys: SessionKeys, from: Path },
     /// A packet for one of its peers, which has no session.
     Packet { remote: Arc<Remote>, packet: Vec<u8> },
     /// The session of one of its peers should be renewed.
@@ -53,7 +54,7 @@ pub(crate) enum Letter {
     /// This is its socket now.
     Socket(Arc<Udp>),
     /// A datagram that came to another socket.
-    Stray(Vec<u8>, SocketAddr),
+    Stray(Vec<u8>, Path),
     /// Say that all letters before this one were read.
     Barrier(Sender<()>),
     /// End.
@@ -256,7 +257,7 @@ impl Worker {
         &mut self,
         slot: usize,
         local: u32,
-        from: SocketAddr,
+        from: Path,
         datagrams: impl Iterator<Item = &'a mut [u8]>,
         inward: &mut Vec<&'a [u8]>,
     ) {
@@ -440,7 +441,7 @@ impl Worker {
         }
     }
 
-    fn establish(&mut self, remote: &Arc<Remote>, keys: SessionKeys, from: SocketAddr) {
+    fn establish(&mut self, remote: &Arc<Remote>, keys: SessionKeys, from: Path) {
         remote.note_taken();
         let Some(slot) = self.wake(remote) else { return self.released.push(keys.local) };
         self.sessions.insert(keys.local, slot);
@@ -525,6 +526,7 @@ impl Worker {
         let Some(remote) = self.peers.get(slot).map(|awake| Arc::clone(&awake.remote)) else { return };
         match action {
             Action::Initiate => self.shared.reception.post(reception::Letter::Initiate(remote)),
+            Action::GiveUp => self.shared.reception.post(reception::Letter::GiveUp(remote)),
             // Without a session there is nothing to keep alive.
             Action::Keepalive => _ = self.seal(&remote, &[]),
             Action::Send(packet) => _ = self.seal(&remote, &packet),
@@ -587,7 +589,7 @@ fn direct<'a>(shared: &Shared, from: &Arc<Remote>, packet: &'a mut [u8]) -> Resu
     let Ok(view) = View::parse(packet) else { return Err((Loss::MalformedPacket, &[])) };
     let (source, destination, length) = (view.source(), view.destination(), view.bytes().len());
     let packet = &mut packet[..length];
-    if !shared.registry.is_of(source, from) {
+    if is_mapped(destination) || !shared.registry.is_of(source, from) {
         return Err((Loss::ForeignSource, &[]));
     }
     if !shared.forward || shared.addresses.contains(&destination) {

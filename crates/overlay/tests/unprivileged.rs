@@ -13,8 +13,8 @@ use std::time::Instant;
 use std::{env, fs, thread};
 
 use edgeproxy_overlay::{
-    Enclave, EnclaveError, Family, Mode as OverlayMode, Sockets, Tun, TunError, UserNamespaceError, Way,
-    enter_user_namespace,
+    Enclave, EnclaveError, Family, ListenSettings, Mode as OverlayMode, Overlay, OverlaySettings, Sockets, Tun,
+    TunError, UserNamespaceError, Way, WgQuick, enter_user_namespace,
 };
 use rustix::fs::{CWD, FileType, Mode, makedev};
 use rustix::io::Errno;
@@ -37,8 +37,9 @@ enum Device {
     Missing,
 }
 
-const CASES: [(&str, Device, fn()); 9] = [
+const CASES: [(&str, Device, fn()); 10] = [
     ("a_whole_overlay", Device::ForAll, a_whole_overlay),
+    ("no_thread_keeps_a_capability_it_needs_no_more", Device::ForAll, no_thread_keeps_a_capability_it_needs_no_more),
     ("a_super_packet_fits_one_send", Device::ForAll, a_super_packet_fits_one_send),
     ("a_netstack_understands_the_kernel", Device::ForAll, a_netstack_understands_the_kernel),
     ("nothing_without_a_user_namespace", Device::ForAll, nothing_without_a_user_namespace),
@@ -152,6 +153,39 @@ fn a_whole_overlay() {
     assert_eq!(support::network(), before.2);
     assert_eq!(thread::spawn(support::network).join().unwrap(), before.2);
     assert!(matches!(enter_user_namespace(), Err(UserNamespaceError::Threads(2..))));
+}
+
+fn no_thread_keeps_a_capability_it_needs_no_more() {
+    // Of this process, thread by thread: those in effect, permitted, inheritable.
+    let kept = || -> Vec<(String, String)> {
+        let threads = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+        threads
+            .flat_map(|thread| {
+                let name = fs::read_to_string(thread.join("comm")).unwrap().trim().to_owned();
+                let status = fs::read_to_string(thread.join("status")).unwrap();
+                let sets = ["CapEff:", "CapPrm:", "CapInh:"];
+                let lines = status.lines().filter(|line| sets.iter().any(|set| line.starts_with(set)));
+                let some = lines.filter(|line| !line.ends_with("\t0000000000000000"));
+                some.map(|line| (name.clone(), line.to_owned())).collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let way = match Way::find(OverlayMode::UserNamespace) {
+        Ok(way) => way,
+        Err(error) => skip(&error.to_string()),
+    };
+    let before = kept();
+    assert!(!before.is_empty() && before.iter().all(|(thread, _)| thread == "enclave"), "{before:?}");
+    let text = "[Interface]\nPrivateKey = AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\nAddress = 10.50.0.1/24\n";
+    let config = WgQuick::parse("wg0.conf", text.as_bytes()).unwrap();
+    let overlay = Overlay::start(&config, way, OverlaySettings::default()).unwrap();
+    assert!(fs::read_dir("/proc/self/task").unwrap().count() >= 4, "workers, handshakes, enclave");
+    assert_eq!(kept(), []);
+    // Ports below 1024 are to be had all the same, and sockets.
+    overlay.sockets.listen(&ListenSettings::at("10.50.0.1:443".parse().unwrap())).unwrap();
+    overlay.sockets.tcp(Family::V4).unwrap();
+    // Nothing that needs one is: the interface cannot be changed any more.
+    assert_eq!(overlay.sockets.within(|| Tun::open(None, 1).unwrap_err()).unwrap(), TunError::NotPermitted);
 }
 
 fn a_super_packet_fits_one_send() {

@@ -72,8 +72,13 @@ pub(crate) fn bind(
     cores: usize,
     sockets: &Sockets,
 ) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
-    let (address, user_timeout) = (settings.bind, settings.user_timeout);
-    sockets.listen(&ListenSettings { address, shares: cores, backlog: BACKLOG, user_timeout })
+    sockets.listen(&ListenSettings {
+        address: settings.bind,
+        shares: cores,
+        backlog: BACKLOG,
+        user_timeout: settings.user_timeout,
+        interface: settings.interface.clone(),
+    })
 }
 
 /// A core's own socket of a listener.
@@ -207,5 +212,75 @@ impl Reserve {
         }
         self.refill();
         turned_away
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::net::TcpStream;
+    use std::task::Poll;
+
+    use edgeproxy_overlay::packet::Sum;
+    use edgeproxy_overlay::{Enclave, HEADER, LARGEST, LinkSettings, Queue, Tun, configure};
+
+    use super::*;
+
+    const SYN_ACK: u8 = 0x12;
+    const RST_ACK: u8 = 0x14;
+
+    /// Asks 10.50.0.1 for a connection by an interface, as a neighbour there does. Returns the flags of the answer.
+    fn ask_by(queue: &Queue, from: [u8; 4], port: u16) -> u8 {
+        let mut packet = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
+        packet.extend(from);
+        packet.extend([10, 50, 0, 1]);
+        let sum = Sum::ZERO.bytes(&packet).checksum();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend([0x30, 0x39]);
+        packet.extend(port.to_be_bytes());
+        packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+        let sum = Sum::ZERO.bytes(&packet[12..20]).bytes(&[0, 6, 0, 20]).bytes(&packet[20..]).checksum();
+        packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        let header = [0; HEADER];
+        assert!(matches!(queue.write_vectored(&[IoSlice::new(&header), IoSlice::new(&packet)]), Poll::Ready(Ok(_))));
+        let (until, mut buffer) = (Instant::now() + Duration::from_secs(5), vec![0; LARGEST]);
+        while Instant::now() < until {
+            if let Poll::Ready(Ok(_)) = queue.read(&mut buffer)
+                && (buffer[HEADER] >> 4, buffer[HEADER + 9]) == (4, 6)
+            {
+                return buffer[HEADER + 33];
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no answer")
+    }
+
+    /// A host takes packets for any address of its own, by whatever interface they come.
+    #[test]
+    fn what_is_offered_by_one_interface_is_offered_by_no_other() {
+        let Ok(enclave) = Enclave::start() else {
+            println!("skipped: needs CAP_SYS_ADMIN");
+            return;
+        };
+        let sockets = Sockets::Enclave(enclave);
+        let [overlay, other] = ["10.50.0.1/24", "10.60.0.1/24"].map(|address| {
+            let link = LinkSettings { addresses: vec![address.parse().unwrap()], mtu: 1420, routes: vec![] };
+            let opened = sockets.within(move || {
+                let tun = Tun::open(None, 1).unwrap();
+                configure(tun.name(), &link).unwrap();
+                (tun.name().to_owned(), tun.into_queues())
+            });
+            opened.unwrap()
+        });
+        for (interface, port, to_others) in [(None, 5432, SYN_ACK), (Some(overlay.0), 5433, RST_ACK)] {
+            let address = SocketAddr::from(([10, 50, 0, 1], port));
+            let settings = ListenerSettings { interface, ..ListenerSettings::at(address) };
+            let (_, _doors) = bind(&settings, 1, &sockets).unwrap();
+            assert_eq!(ask_by(&overlay.1[0], [10, 50, 0, 7], port), SYN_ACK);
+            assert_eq!(ask_by(&other.1[0], [10, 60, 0, 7], port), to_others);
+            // This machine itself is no neighbour.
+            let connected = sockets.within(move || TcpStream::connect_timeout(&address, Duration::from_secs(5)));
+            connected.unwrap().unwrap();
+        }
     }
 }

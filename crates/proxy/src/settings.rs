@@ -34,6 +34,9 @@ pub struct ProxySettings {
 pub struct ListenerSettings {
     /// Address and port; `[::]` takes IPv4 as well. Default 0.0.0.0:8080.
     pub bind: SocketAddr,
+    /// Only clients that come by this interface: a host takes packets for any address of its own by any interface. Default:
+    /// by any.
+    pub interface: Option<String>,
     /// Backends of this app only. Default: all.
     pub app: Option<String>,
     /// How to pick a backend. Default geo.
@@ -133,6 +136,7 @@ impl ListenerSettings {
     pub fn at(bind: SocketAddr) -> Self {
         Self {
             bind,
+            interface: None,
             app: None,
             policy: Policy::Geo,
             affinity_ttl: Duration::from_secs(600),

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use subtle::ConstantTimeEq;
 
 use crate::key::{KEY, PublicKey, Secret};
 use crate::message::{COOKIE, COOKIE_NONCE, COOKIE_REPLY, CookieReply, MACS, Macs};
@@ -38,7 +37,7 @@ fn cookie_key(giver: &PublicKey) -> XChaCha20Poly1305 {
 /// Whether a message was made for the owner of this key. Costs a hash, and nothing else is done before.
 pub fn has_mac1<const LENGTH: usize>(message: &[u8; LENGTH], key: &MacKey) -> bool {
     let macs = Macs::of(message);
-    mac(&key.0, macs.covered).ct_eq(macs.first).into()
+    mac(&key.0, macs.covered).is(macs.first)
 }
 
 /// Makes and verifies the cookies we give.
@@ -60,7 +59,7 @@ impl CookieMint {
             return false;
         }
         let macs = Macs::of(message);
-        mac(&self.cookie(from), macs.covered_by_second).ct_eq(macs.second).into()
+        mac(&self.cookie(from), macs.covered_by_second).is(macs.second)
     }
 
     /// Sends a cookie instead of an answer. `remote` is the index the message's sender gave.
@@ -99,7 +98,7 @@ impl CookieMint {
             IpAddr::V6(ip) => address.copy_from_slice(&ip.octets()),
         }
         port.copy_from_slice(&from.port().to_be_bytes());
-        mac(&*self.secret, &source)
+        mac(&*self.secret, &source).bytes()
     }
 }
 
@@ -115,12 +114,12 @@ impl CookieJar {
     /// Puts both MACs under a message: the second is zero as long as no cookie was given.
     pub fn sign<const LENGTH: usize>(&mut self, message: &mut [u8; LENGTH], receiver: &MacKey, now: Moment) {
         let (covered, macs) = message.split_at_mut(LENGTH - MACS);
-        let first = mac(&receiver.0, covered);
+        let first = mac(&receiver.0, covered).bytes();
         macs[..MAC].copy_from_slice(&first);
         self.last = Some(first);
         let cookie = self.cookie.as_ref().filter(|(_, since)| now.since(*since) < COOKIE_LIFETIME);
         let (covered, second) = message.split_at_mut(LENGTH - MAC);
-        second.copy_from_slice(&cookie.map_or([0; MAC], |(cookie, _)| mac(cookie, covered)));
+        second.copy_from_slice(&cookie.map_or([0; MAC], |(cookie, _)| mac(cookie, covered).bytes()));
     }
 
     /// Takes a cookie from the owner of `giver`. Returns whether it was one for our last message.

@@ -1,9 +1,10 @@
 //! How many handshakes are answered, and whose: so that a flood costs us a known share of a core and keeps nobody out
 //! who can prove its address.
 //!
-//! Two budgets, so that one flood cannot use up what the other kind of client needs. The first is for initiations whose
-//! sender proved nothing; once it is used up we are under load, and a sender gets a cookie instead of an answer. The
-//! second is for those that come back with the cookie, and of it each address has a share only.
+//! Two budgets, so that neither kind of flood can use up what the other kind of client needs. The first is for initiations
+//! whose sender proved nothing; once it is used up we are under load, and a sender gets a cookie instead of an answer. The
+//! second is for those that come back with the cookie, and of it each address has a share only. While the first is more
+//! than half full there is no flood, and everybody is answered out of it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -74,12 +75,16 @@ impl Bucket {
         Self { thousandths: u64::from(burst) * 1000, at: Moment::default() }
     }
 
-    fn take(&mut self, per_second: u32, burst: u32, now: Moment) -> bool {
+    fn level(&mut self, per_second: u32, burst: u32, now: Moment) -> u64 {
         let passed = now.as_millis().saturating_sub(self.at.as_millis());
         let filled = self.thousandths.saturating_add(passed.saturating_mul(per_second.into()));
         self.thousandths = filled.min(u64::from(burst) * 1000);
         self.at = now;
-        let enough = self.thousandths >= 1000;
+        self.thousandths
+    }
+
+    fn take(&mut self, per_second: u32, burst: u32, now: Moment) -> bool {
+        let enough = self.level(per_second, burst, now) >= 1000;
         if enough {
             self.thousandths -= 1000;
         }
@@ -104,11 +109,13 @@ impl Gate {
     pub fn admit(&mut self, from: SocketAddr, now: Moment, proves_address: impl FnOnce() -> bool) -> Admission {
         let GateSettings { unproven_per_second, proven_per_second, per_source_per_second, per_source_burst, .. } =
             self.settings;
-        if self.unproven.take(unproven_per_second, unproven_per_second, now) {
-            return Admission::Answer;
-        }
-        if !proves_address() {
-            return Admission::CookieFirst;
+        let plenty =
+            self.unproven.level(unproven_per_second, unproven_per_second, now) > u64::from(unproven_per_second) * 500;
+        if plenty || !proves_address() {
+            return match self.unproven.take(unproven_per_second, unproven_per_second, now) {
+                true => Admission::Answer,
+                false => Admission::CookieFirst,
+            };
         }
         let place = self.place(from.ip());
         if !self.sources[place].take(per_source_per_second, per_source_burst, now) {
@@ -183,6 +190,33 @@ mod tests {
             assert_eq!(gate.admit(of_the_64, later, || true), Admission::Answer);
         }
         assert_eq!(gate.admit(host("2001:db8::77"), later, || true), Admission::SourceLimited);
+    }
+
+    #[test]
+    fn neither_kind_of_flood_starves_the_other_kind_of_client() {
+        // From everywhere, and nobody proves anything: who does is answered as long as the second budget lasts.
+        let (mut gate, now) = (Gate::new(SETTINGS, 1), Moment::default());
+        let flood: Vec<_> = (0..10_000).map(|number| gate.admit(source(number), now, || false)).collect();
+        assert_eq!(flood.iter().filter(|outcome| **outcome == Admission::Answer).count(), 100);
+        for number in 0..50 {
+            assert_eq!(gate.admit(source(20_000 + number), now, || true), Admission::Answer);
+        }
+        // From very many who prove their addresses: who comes without a cookie is answered as if there were no flood.
+        let (mut gate, mut now, mut answered) = (Gate::new(SETTINGS, 1), Moment::default(), [0, 0]);
+        for tenth in 0..100 {
+            now = now.after(Duration::from_millis(100));
+            for number in 0..1_000 {
+                answered[0] += u32::from(gate.admit(source(number), now, || true) == Admission::Answer);
+            }
+            for number in 0..5 {
+                let stranger = gate.admit(source(5_000 + number), now, || false);
+                assert_eq!(stranger, Admission::Answer, "{number} in tenth {tenth}");
+                answered[1] += 1;
+            }
+        }
+        assert_eq!(answered[1], 500);
+        // In ten seconds: both budgets for what comes in that time, and what they held before.
+        assert!((1_000..=1_650).contains(&answered[0]), "{}", answered[0]);
     }
 
     #[test]

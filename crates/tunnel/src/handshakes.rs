@@ -234,20 +234,21 @@ impl<R: Random> Handshakes<R> {
         let identified = self.identity.identify(initiation)?;
         let peer = identified.peer;
         let introduction = lookup(&peer).ok_or(Dropped::UnknownPeer)?;
-        let verified = match self.known.entry(peer) {
-            Entry::Occupied(known) => identified.verify(&known.get().shared)?,
-            // Whoever writes somebody else's name on an initiation must not have us keep anything for it.
-            Entry::Vacant(vacant) => {
+        // Whoever writes somebody else's name on an initiation, or repeats an old one, must not have us keep anything for it.
+        let (verified, first_met) = match self.known.get(&peer) {
+            Some(known) => (identified.verify(&known.shared)?, None),
+            None => {
                 let shared = self.identity.shared_with(&peer)?;
-                let verified = identified.verify(&shared)?;
-                vacant.insert(Known::new(shared));
-                verified
+                (identified.verify(&shared)?, Some(Known::new(shared)))
             }
         };
         if verified.timestamp <= introduction.greatest {
             return Err(Dropped::Replayed);
         }
         let local = self.take_index(&peer)?;
+        if let Some(known) = first_met {
+            self.known.insert(peer, known);
+        }
         match self.answer(verified, &introduction.preshared, local, now) {
             Ok(answered) => Ok(answered),
             Err(dropped) => {
@@ -372,6 +373,13 @@ impl<R: Random> Handshakes<R> {
         self.indices.remove(&local);
     }
 
+    /// Nobody answered our initiations to this peer: a late answer is not taken, and nothing is kept for it.
+    pub fn give_up(&mut self, peer: &PublicKey) {
+        if let Some(initiated) = self.known.get_mut(peer).and_then(|known| known.initiated.take()) {
+            self.release(initiated.local());
+        }
+    }
+
     /// Keeps nothing of a peer: it sleeps, or was removed. A handshake half done is over.
     pub fn forget(&mut self, peer: &PublicKey) {
         if let Some(initiated) = self.known.remove(peer).and_then(|known| known.initiated) {
@@ -401,6 +409,48 @@ impl<R: Random> Handshakes<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::TIMESTAMP;
+    use crate::noise::{Chain, MAC};
+    use crate::random::Seeded;
+
+    fn private(seed: u8) -> PrivateKey {
+        PrivateKey::from_bytes([seed; KEY])
+    }
+
+    /// An initiation of somebody who writes another's name on it. What only the other could say is in its place.
+    fn in_the_name_of(name: &PublicKey, us: &PublicKey, liar: &PrivateKey) -> [u8; INITIATION] {
+        let ephemeral = private(77);
+        let mut chain = Chain::begin(us);
+        chain.mix_ephemeral(&ephemeral.public());
+        let key = chain.mix_shared_for_key(&ephemeral.agree(us).unwrap());
+        let mut static_key = [0; KEY + MAC];
+        chain.seal(&key, &name.0, &mut static_key);
+        // The liar's own, as it has no other.
+        let key = chain.mix_shared_for_key(&liar.agree(us).unwrap());
+        let mut timestamp = [0; TIMESTAMP + MAC];
+        chain.seal(&key, &[0xff; TIMESTAMP], &mut timestamp);
+        let mut message = Initiation::write(5, &ephemeral.public(), &static_key, &timestamp);
+        CookieJar::default().sign(&mut message, &MacKey::of(us), Moment::default());
+        message
+    }
+
+    #[test]
+    fn a_peer_cannot_wake_another_by_writing_its_name() {
+        let mut us = Handshakes::new(private(1), GateSettings::default(), Owners::new(1, 1), Seeded::new(1));
+        let (sleeping, liar, mut asked) = (private(2).public(), private(3), Vec::new());
+        let message = in_the_name_of(&sleeping, &us.public(), &liar);
+        let from = "192.0.2.1:1".parse().unwrap();
+        let outcome = us.handle_datagram(&message, from, Moment::from_millis(9), |peer| {
+            asked.push(*peer);
+            Some(Introduction::default())
+        });
+        assert!(matches!(outcome, Outcome::Dropped(Dropped::Forged)), "{outcome:?}");
+        assert_eq!((asked, us.len()), (vec![sleeping], (0, 0)), "the name is read, and nothing kept for it");
+        // With its own name on it, the same is authentic.
+        let message = in_the_name_of(&liar.public(), &us.public(), &liar);
+        let outcome = us.handle_datagram(&message, from, Moment::from_millis(9), |_| Some(Introduction::default()));
+        assert!(matches!(outcome, Outcome::Answered { .. }), "{outcome:?}");
+    }
 
     #[test]
     fn an_index_tells_its_owner() {

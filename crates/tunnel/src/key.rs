@@ -31,6 +31,43 @@ pub enum KeyError {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey(pub [u8; KEY]);
 
+impl PublicKey {
+    /// Whether what is agreed with it is known to everybody, whoever agrees: nobody has such a key.
+    ///
+    /// These are the points whose order divides 8, on the curve and on its twist, in every way to write them
+    /// (<https://cr.yp.to/ecdh.html>).
+    pub fn is_of_low_order(&self) -> bool {
+        let mut bytes = self.0;
+        // X25519 looks at 255 bits of a public key.
+        bytes[KEY - 1] &= 0x7f;
+        LOW_ORDER.contains(&bytes)
+    }
+}
+
+/// 0, 1, the two points of order 8, and p - 1, p, p + 1, where p is 2^255 - 19. Little endian.
+const LOW_ORDER: [[u8; KEY]; 7] = [
+    [0; KEY],
+    beginning(1, 0, 0),
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
+        0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef, 0x5b, 0x04, 0x44,
+        0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f, 0x11, 0x57,
+    ],
+    beginning(0xec, 0xff, 0x7f),
+    beginning(0xed, 0xff, 0x7f),
+    beginning(0xee, 0xff, 0x7f),
+];
+
+const fn beginning(first: u8, between: u8, last: u8) -> [u8; KEY] {
+    let mut bytes = [between; KEY];
+    bytes[0] = first;
+    bytes[KEY - 1] = last;
+    bytes
+}
+
 /// An X25519 private key.
 pub struct PrivateKey {
     bytes: Secret,
@@ -39,7 +76,7 @@ pub struct PrivateKey {
 }
 
 /// A secret both ends were given beforehand, mixed into each handshake. All zero means none.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, Default)]
 pub struct PresharedKey(Secret);
 
 /// What a private and a public key agree on.
@@ -103,6 +140,14 @@ impl Clone for PrivateKey {
         Self::from_bytes(*self.bytes)
     }
 }
+
+impl PartialEq for PresharedKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&*other.0).into()
+    }
+}
+
+impl Eq for PresharedKey {}
 
 impl PresharedKey {
     /// A key of these bytes, which have to be random.
@@ -218,6 +263,27 @@ mod tests {
         for low in [[0; KEY], one, from_hex(eight), from_hex(other), from_hex(minus_one)] {
             assert_eq!(key.agree(&PublicKey(low)).unwrap_err(), KeyError::LowOrder, "{low:x?}");
         }
+        // Those that are told beforehand are those that nothing can be agreed with, and no others.
+        for low in LOW_ORDER {
+            for highest_bit in [0, 0x80] {
+                let mut low = PublicKey(low);
+                low.0[KEY - 1] |= highest_bit;
+                assert!(low.is_of_low_order() && key.agree(&low).is_err(), "{low}");
+            }
+        }
+        let two = PublicKey(beginning(2, 0, 0));
+        for good in [key.public(), two, PublicKey([0xff; KEY])] {
+            assert!(!good.is_of_low_order() && key.agree(&good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_wiped_when_dropped() {
+        fn is_wiped<T: zeroize::ZeroizeOnDrop>(_: fn(PresharedKey) -> T) {}
+        is_wiped(|PresharedKey(secret)| secret);
+        // All others hold the same type.
+        let _: fn(PrivateKey) -> Secret = |key| key.bytes;
+        let _: fn(SharedSecret) -> Secret = |SharedSecret(secret)| secret;
     }
 
     #[test]

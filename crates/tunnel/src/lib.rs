@@ -30,7 +30,7 @@ pub use message::{
     TRANSPORT_TAG, Transport,
 };
 pub use moment::Moment;
-pub use outlet::Outlet;
+pub use outlet::{Outlet, Path};
 pub use peer::{Action, Peer, Received, Slot};
 pub use random::Random;
 pub use routes::{Keyed, Prefix, PrefixError, Routes};

@@ -7,6 +7,7 @@ use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Mac, Update};
 use blake2::{Blake2s256, Blake2sMac};
 use hmac::SimpleHmac;
+use subtle::ConstantTimeEq;
 
 use crate::key::{KEY, PublicKey, Secret, SharedSecret};
 
@@ -28,10 +29,25 @@ pub(crate) fn hash(parts: &[&[u8]]) -> [u8; HASH] {
     hash.finalize_fixed().into()
 }
 
-pub(crate) fn mac(key: &[u8], message: &[u8]) -> [u8; MAC] {
+/// A MAC as it has to be. It cannot be compared but in constant time, lest who guesses learns how far he got.
+pub(crate) struct Authentic([u8; MAC]);
+
+impl Authentic {
+    /// Whether this is what a message has.
+    pub(crate) fn is(&self, claimed: &[u8; MAC]) -> bool {
+        self.0.ct_eq(claimed).into()
+    }
+
+    /// To be put into a message, or used as a key.
+    pub(crate) fn bytes(self) -> [u8; MAC] {
+        self.0
+    }
+}
+
+pub(crate) fn mac(key: &[u8], message: &[u8]) -> Authentic {
     let mut mac = Blake2sMac::<U16>::new_from_slice(key).expect("a MAC's key has at most 32 bytes");
     Mac::update(&mut mac, message);
-    mac.finalize().into_bytes().into()
+    Authentic(mac.finalize().into_bytes().into())
 }
 
 fn hmac(key: &[u8; HASH], parts: [&[u8]; 2]) -> Secret {
@@ -142,6 +158,21 @@ mod tests {
         let abc = "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982";
         let hex: String = hash(&[b"a", b"bc"]).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, abc);
+    }
+
+    /// Compiles only while a MAC has no `==`, which would stop at the first byte that differs: with one, there would be
+    /// two answers to what `Either` is here.
+    #[test]
+    fn macs_are_compared_in_constant_time_or_not_at_all() {
+        trait Either<Which> {
+            fn look() {}
+        }
+        impl<T> Either<()> for T {}
+        impl<T: PartialEq> Either<u8> for T {}
+        <Authentic as Either<_>>::look();
+        let made = mac(&[1; KEY], b"message");
+        let other = mac(&[1; KEY], b"massage").bytes();
+        assert!(!made.is(&other) && made.is(&mac(&[1; KEY], b"message").bytes()));
     }
 
     #[test]

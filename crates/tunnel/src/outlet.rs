@@ -3,7 +3,7 @@
 //! The core that owns the peer writes the first two and reads the stamps when a timer of the peer is due; others need
 //! not tell it of each packet.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,11 +13,32 @@ use arc_swap::ArcSwapOption;
 use crate::moment::Moment;
 use crate::session::SendingHalf;
 
+/// Where a peer is, and where it believes us to be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Path {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// Ours that it sends to: whoever stands between lets an answer through only from there. `None`: any.
+    pub local: Option<IpAddr>,
+}
+
+impl From<SocketAddr> for Path {
+    /// An address of IPv4 in the guise of IPv6 is one of IPv4.
+    fn from(remote: SocketAddr) -> Self {
+        let remote = match remote.ip().to_canonical() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), remote.port()),
+            // With its scope, without which a link-local address leads nowhere.
+            IpAddr::V6(_) => remote,
+        };
+        Self { remote, local: None }
+    }
+}
+
 /// The way out to one peer.
 #[derive(Default)]
 pub struct Outlet {
     session: ArcSwapOption<SendingHalf>,
-    endpoint: ArcSwapOption<SocketAddr>,
+    path: ArcSwapOption<Path>,
     /// When something was last sent.
     pub(crate) sent: Stamp,
     /// When the first packet was sent after which nothing has come.
@@ -27,14 +48,19 @@ pub struct Outlet {
 
 impl Outlet {
     /// The session to send in and where to, if there are both.
-    pub fn ready(&self, now: Moment) -> Option<(Arc<SendingHalf>, SocketAddr)> {
+    pub fn ready(&self, now: Moment) -> Option<(Arc<SendingHalf>, Path)> {
         let session = self.session.load_full().filter(|session| session.is_usable(now))?;
-        Some((session, self.endpoint()?))
+        Some((session, self.path()?))
     }
 
     /// Where the peer is, as far as is known.
     pub fn endpoint(&self) -> Option<SocketAddr> {
-        self.endpoint.load().as_deref().copied()
+        self.path().map(|path| path.remote)
+    }
+
+    /// The same, and which of our addresses it sends to.
+    pub fn path(&self) -> Option<Path> {
+        self.path.load().as_deref().copied()
     }
 
     /// Datagrams with packets were sent, of so many bytes in all.
@@ -62,10 +88,25 @@ impl Outlet {
         self.session.load_full()
     }
 
-    /// The peer is there now: it was heard from there, or an operator says so.
+    /// The peer is there now, as an operator says.
     pub fn set_endpoint(&self, endpoint: Option<SocketAddr>) {
-        if self.endpoint() != endpoint {
-            self.endpoint.store(endpoint.map(Arc::new));
+        let path = endpoint.map(Path::from);
+        if self.endpoint() != path.map(|path| path.remote) {
+            self.path.store(path.map(Arc::new));
+        }
+    }
+
+    /// The peer was heard from there.
+    pub fn set_path(&self, path: Path) {
+        if self.path() != Some(path) {
+            self.path.store(Some(Arc::new(path)));
+        }
+    }
+
+    /// An address of ours is none any more: the kernel chooses another.
+    pub fn forget_local(&self, local: IpAddr) {
+        if let Some(path) = self.path().filter(|path| path.local == Some(local)) {
+            self.set_path(Path { local: None, ..path });
         }
     }
 }

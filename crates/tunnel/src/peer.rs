@@ -4,13 +4,12 @@
 //! call [`Peer::handle_timeout`] at the latest, [`Peer::poll_timeout`] tells.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::handshake::{Role, SessionKeys};
 use crate::moment::Moment;
-use crate::outlet::Outlet;
+use crate::outlet::{Outlet, Path};
 use crate::session::{self, Opener, REJECT_AFTER, ReceivingHalf, Rejected, SendingHalf};
 
 /// An initiation that was not answered for so long, and up to [`JITTER`] more, is followed by another.
@@ -36,6 +35,8 @@ const MOST_STAGED: usize = 16;
 pub enum Action {
     /// Send it an initiation.
     Initiate,
+    /// No answer to any initiation is awaited any more.
+    GiveUp,
     /// Send it a packet of no bytes.
     Keepalive,
     /// Send it this packet, which waited for a session.
@@ -180,8 +181,8 @@ impl Peer {
     }
 
     /// A handshake has given a session.
-    pub fn handle_established(&mut self, keys: SessionKeys, from: SocketAddr, now: Moment) {
-        let role = keys.role;
+    pub fn handle_established(&mut self, keys: SessionKeys, from: impl Into<Path>, now: Moment) {
+        let (role, from) = (keys.role, from.into());
         let (send, receive) = session::halves(keys, now);
         match role {
             Role::Initiator => {
@@ -223,7 +224,8 @@ impl Peer {
     }
 
     /// Messages were opened that came in one of its sessions.
-    pub fn handle_received(&mut self, slot: Slot, received: Received, from: SocketAddr, now: Moment, random: u32) {
+    pub fn handle_received(&mut self, slot: Slot, received: Received, from: impl Into<Path>, now: Moment, random: u32) {
+        let from = from.into();
         self.bytes += received.bytes;
         if slot == Slot::Next
             && let Some(next) = self.next.take()
@@ -236,7 +238,7 @@ impl Peer {
         }
         // What comes late comes from where the peer was.
         if received.newest && slot != Slot::Previous {
-            self.outlet.set_endpoint(Some(from));
+            self.outlet.set_path(from);
         }
         self.note_received(now);
         if received.packets && self.unacknowledged.is_none_or(|since| self.has_sent_since(since)) {
@@ -259,6 +261,7 @@ impl Peer {
             if now.since(attempt.since) >= REKEY_ATTEMPT {
                 self.attempt = None;
                 self.staged = VecDeque::new();
+                self.actions.push_back(Action::GiveUp);
             } else {
                 self.attempt = Some(Attempt { again: again(now, random), ..attempt });
                 self.actions.push_back(Action::Initiate);
@@ -360,9 +363,9 @@ impl Peer {
         }
     }
 
-    fn use_session(&mut self, send: SendingHalf, receive: ReceivingHalf, from: SocketAddr, now: Moment) {
+    fn use_session(&mut self, send: SendingHalf, receive: ReceivingHalf, from: Path, now: Moment) {
         self.current = Some(receive);
-        self.outlet.set_endpoint(Some(from));
+        self.outlet.set_path(from);
         self.outlet.set_session(Some(send));
         self.attempt = None;
         self.renewing = false;

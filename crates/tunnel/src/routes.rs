@@ -254,6 +254,18 @@ mod tests {
         assert_eq!(whose(&routes, "::ffff:10.50.1.1"), Some(4), "a mapped address is one of IPv6");
     }
 
+    /// Keys and addresses are chosen by others; where they lie in a table must not be.
+    #[test]
+    fn who_chooses_what_is_looked_up_does_not_choose_where_it_lies() {
+        let place = |secret: u64, key: u32| Keyed(secret).hash_one(key) % 1024;
+        // All that collide in a table with one secret are spread over one with another.
+        let colliding: Vec<u32> = (0..100_000).filter(|key| place(1, *key) == 0).collect();
+        let elsewhere: std::collections::HashSet<u64> = colliding.iter().map(|key| place(2, *key)).collect();
+        assert!(colliding.len() > 50 && elsewhere.len() * 10 > colliding.len() * 8);
+        // The type says that the table of routes is such a one.
+        let _: fn(&Routes<()>) -> &HashMap<Prefix, (), Keyed> = |routes| &routes.owners;
+    }
+
     #[test]
     fn agrees_with_a_scan() {
         let mut random = Seeded::new(7);

@@ -1,34 +1,43 @@
-//! What an awake peer costs in memory. One test alone in its process, as it counts all that is allocated.
+//! What an awake peer costs in memory, and what a stranger does. Each test counts what its own thread allocates.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and tells what it measured")]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use edgeproxy_tunnel::{
-    CookieJar, GateSettings, Handshakes, Identity, Introduction, MacKey, Message, Moment, Outcome, Outlet, Owners,
-    Peer, PresharedKey, PrivateKey, Random, Received, TRANSPORT_HEADER, Tai64N, Transport, datagram_length, halves,
+    CookieJar, Dropped, GateSettings, Handshakes, Identity, Introduction, MacKey, Message, Moment, Outcome, Outlet,
+    Owners, Peer, PresharedKey, PrivateKey, Random, Received, TRANSPORT_HEADER, Tai64N, Transport, datagram_length,
+    halves,
 };
 
 struct Counting;
 
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+    /// How often something was allocated.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn allocated() -> usize {
+    ALLOCATED.get()
+}
 
 // SAFETY: everything is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Relaxed);
+        ALLOCATED.set(ALLOCATED.get().wrapping_add(layout.size()));
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        ALLOCATED.fetch_sub(layout.size(), Relaxed);
+        ALLOCATED.set(ALLOCATED.get().wrapping_sub(layout.size()));
         // SAFETY: as the caller promised.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -59,7 +68,7 @@ fn an_awake_peer_fits_its_budget() {
     let mut gateway = Handshakes::new(PrivateKey::from_bytes([2; 32]), gate, Owners::new(2, 1), Dice(1));
     let us = gateway.public();
     let mut peers: Vec<Peer> = Vec::with_capacity(PEERS as usize);
-    let before = ALLOCATED.load(Relaxed);
+    let before = allocated();
     for number in 0..PEERS {
         let mut key = [1; 32];
         key[8..12].copy_from_slice(&number.to_le_bytes());
@@ -93,7 +102,44 @@ fn an_awake_peer_fits_its_budget() {
         }
         peers.push(peer);
     }
-    let each = (ALLOCATED.load(Relaxed) - before) / PEERS as usize + size_of::<Peer>();
+    let each = (allocated() - before) / PEERS as usize + size_of::<Peer>();
     println!("{each} bytes for an awake peer, {} of them in itself; at most {LIMIT}", size_of::<Peer>());
     assert!(each <= LIMIT);
+}
+
+/// Nothing is kept of what strangers send, however well it is made; and to tell them to prove their addresses takes no
+/// memory at all, not even for a moment.
+#[test]
+fn strangers_leave_nothing_behind() {
+    // Half of them find a full budget, the others a used-up one.
+    let gate = GateSettings { unproven_per_second: 500, proven_per_second: 200, ..GateSettings::default() };
+    let mut gateway = Handshakes::new(PrivateKey::from_bytes([2; 32]), gate, Owners::new(2, 1), Dice(1));
+    let us = gateway.public();
+    let now = Moment::from_millis(1_000);
+    let made: Vec<([u8; 148], SocketAddr)> = (0..1_000_u32)
+        .map(|number| {
+            let mut key = [3; 32];
+            key[8..12].copy_from_slice(&number.to_le_bytes());
+            let stranger = Identity::new(PrivateKey::from_bytes(key));
+            let shared = stranger.shared_with(&us).unwrap();
+            let ephemeral = PrivateKey::from_bytes([4; 32]);
+            let (mut message, _) = stranger.initiate(&us, &shared, Tai64N::default(), ephemeral, number).unwrap();
+            CookieJar::default().sign(&mut message, &MacKey::of(&us), now);
+            (message, SocketAddr::from(((0x0a00_0000 + number).to_be_bytes(), 1024)))
+        })
+        .collect();
+    let (before, mut allocations, mut outcomes) = (allocated(), [0; 2], [0; 2]);
+    for (message, from) in &made {
+        let so_far = ALLOCATIONS.get();
+        let place = match gateway.handle_datagram(message, *from, now, |_| None) {
+            Outcome::Dropped(Dropped::UnknownPeer) => 0,
+            Outcome::Cookie(_) => 1,
+            other => unreachable!("{other:?}"),
+        };
+        allocations[place] += ALLOCATIONS.get() - so_far;
+        outcomes[place] += 1;
+    }
+    let kept = allocated() - before;
+    println!("{allocations:?} allocations for {outcomes:?} strangers");
+    assert_eq!((outcomes, kept, allocations[1]), ([500, 500], 0, 0));
 }

@@ -45,6 +45,9 @@ pub(super) fn serve(role: Role, flags: &ProxyFlags) -> ExitCode {
     };
     let way = overlay::find_way(&config.overlay);
     telemetry::start_log(&config.log);
+    if config.overlay.config.is_some() {
+        process::keep_memory_private();
+    }
     match control_plane(config, way) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

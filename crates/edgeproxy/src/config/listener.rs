@@ -43,6 +43,7 @@ fn takes(wildcard: IpAddr, other: IpAddr) -> bool {
 fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
     let listener = ListenerSettings {
         bind: section.address("bind"),
+        interface: None,
         app: section.text("app"),
         policy: section.word("policy", |word| word.parse().ok()),
         affinity_ttl: section.duration("affinity_ttl"),

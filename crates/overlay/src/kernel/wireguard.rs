@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey};
+use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey, Tai64N};
 use rustix::net::AddressFamily;
 use zeroize::Zeroizing;
 
@@ -233,7 +233,9 @@ fn read_peer(attributes: &[u8], now: SystemTime) -> Option<PeerStatus> {
     settings.public = public?;
     // Somebody may have set the clock back since.
     let last_handshake = last_handshake_at.map(|at| now.duration_since(at).unwrap_or_default());
-    Some(PeerStatus { settings, last_handshake, last_handshake_at, received, sent })
+    // The kernel keeps it to itself.
+    let greatest = Tai64N::default();
+    Some(PeerStatus { settings, last_handshake, last_handshake_at, greatest, received, sent })
 }
 
 fn prefix(attributes: &[u8]) -> Option<Prefix> {

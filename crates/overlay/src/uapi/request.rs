@@ -132,7 +132,7 @@ fn add(change: &mut DeviceChange, line: &[u8]) -> Result<(), Refusal> {
     }
     let value = str::from_utf8(&line[at + 1..]).map_err(|_| Refusal::Invalid)?;
     match (&line[..at], change.peers.last_mut()) {
-        (b"public_key", _) => change.peers.push(PeerChange::new(PublicKey(*key(value)?))),
+        (b"public_key", _) => change.peers.push(PeerChange::new(public_key(value)?)),
         (name, Some(peer)) => add_to_peer(peer, name, value)?,
         (b"private_key", None) => {
             let bytes = key(value)?;
@@ -169,6 +169,11 @@ fn add_to_peer(peer: &mut PeerChange, name: &[u8], value: &str) -> Result<(), Re
         _ => return Err(Refusal::Invalid),
     }
     Ok(())
+}
+
+/// One of low order nobody has.
+fn public_key(value: &str) -> Result<PublicKey, Refusal> {
+    Some(PublicKey(*key(value)?)).filter(|key| !key.is_of_low_order()).ok_or(Refusal::Invalid)
 }
 
 fn key(value: &str) -> Result<Zeroizing<[u8; KEY]>, Refusal> {

@@ -94,6 +94,9 @@ fn what_is_wrong_is_refused_by_the_number_of_its_kind() {
         "Listen_Port=1",
         "=",
         "public_key=",
+        // Of low order: 0, and p + 1.
+        &format!("public_key={}", hex(0)),
+        &format!("public_key=ee{}7f", "ff".repeat(30)),
         "protocol_version=1",
     ];
     let of_peer = [
@@ -173,6 +176,7 @@ fn an_answer_is_a_request_but_for_what_only_is() {
         },
         last_handshake: Some(Duration::from_secs(1)),
         last_handshake_at: Some(UNIX_EPOCH + Duration::from_millis(1_700_000_000_250)),
+        greatest: edgeproxy_tunnel::Tai64N::default(),
         received: 5,
         sent: 6,
     };

@@ -144,6 +144,15 @@ fn values_keep_their_bounds() {
     let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let zeros = mistakes(&format!("[Interface]\nPrivateKey = {zero}\n[Peer]\nPublicKey = {zero}"));
     assert!(zeros.len() == 2 && zeros.iter().all(|mistake| mistake.contains("is all zeros")), "{zeros:?}");
+    // 1, p - 1, and the same with the bit that X25519 does not look at.
+    for low in [
+        "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+        "7P///////////////////////////////////////38=",
+        "7P////////////////////////////////////////8=",
+    ] {
+        let told = mistakes(&format!("{}[Peer]\nPublicKey = {low}\nAllowedIPs =\n", interface("")));
+        assert!(told.len() == 1 && told[0].contains("low order and protects nothing"), "{told:?}");
+    }
     assert_eq!(mistakes("# nothing"), ["wg0.conf: has no [Interface] section; it begins with one, and its PrivateKey"]);
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey};
+use edgeproxy_tunnel::{KeyError, Prefix, PresharedKey, PrivateKey, PublicKey};
 
 use super::{Endpoint, RoutingTable};
 
@@ -41,7 +41,11 @@ pub(super) fn private_key(value: &str) -> Result<PrivateKey, String> {
 pub(super) fn public_key(value: &str) -> Result<PublicKey, String> {
     match value {
         NO_KEY => Err("is all zeros, which nobody has; put in the peer's".to_owned()),
-        _ => value.parse().map_err(|error| format!("{error}; `edgeproxy pubkey` tells that of a private key")),
+        _ => {
+            let advice = "`edgeproxy pubkey` tells that of a private key";
+            let key: PublicKey = value.parse().map_err(|error| format!("{error}; {advice}"))?;
+            if key.is_of_low_order() { Err(format!("{}; {advice}", KeyError::LowOrder)) } else { Ok(key) }
+        }
     }
 }
 

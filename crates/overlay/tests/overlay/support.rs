@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use edgeproxy_overlay::{Device, DeviceSettings, PeerSettings, Queue, Tenants};
@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 /// Longer than anything here may take.
 pub(crate) const LONG: Duration = Duration::from_secs(10);
 /// Workers of each device: what one takes in may be another's to send.
-const WORKERS: usize = 3;
+pub(crate) const WORKERS: usize = 3;
 /// Bytes of the header in front of each packet.
 const HEADER: usize = 10;
 
@@ -33,6 +33,10 @@ impl Host {
     }
 
     pub(crate) fn start_with(number: u8, forward: bool, tenants: Tenants) -> Self {
+        Self::start_gated(number, forward, tenants, GateSettings::default())
+    }
+
+    pub(crate) fn start_gated(number: u8, forward: bool, tenants: Tenants, gate: GateSettings) -> Self {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let (above, below): (Vec<_>, Vec<_>) = (0..WORKERS).map(|_| pair()).unzip();
@@ -44,7 +48,7 @@ impl Host {
             addresses: vec![ip.into()],
             forward,
             tenants,
-            gate: GateSettings::default(),
+            gate,
             directory: None,
             awake_most: 0,
         };
@@ -69,10 +73,20 @@ impl Host {
 
     /// Sends a packet as a program on this host would.
     pub(crate) fn send(&self, packet: &[u8]) {
+        self.send_by(self.next.fetch_add(1, Relaxed) % WORKERS, packet);
+    }
+
+    /// The same by the worker of this number, as soon as it has room.
+    pub(crate) fn send_by(&self, worker: usize, packet: &[u8]) {
         let mut framed = vec![0; HEADER];
         framed.extend_from_slice(packet);
-        let queue = &self.above[self.next.fetch_add(1, Relaxed) % WORKERS];
-        rustix::io::write(queue, &framed).unwrap();
+        loop {
+            match rustix::io::write(&self.above[worker], &framed) {
+                Ok(_) => return,
+                Err(rustix::io::Errno::AGAIN) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// The next packet that comes up, within `time`.
@@ -116,6 +130,15 @@ pub(crate) fn packet(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     packet.extend_from_slice(&[0, 0]);
     packet.extend_from_slice(payload);
     packet
+}
+
+/// Sets it at the end, however that comes.
+pub(crate) struct AtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// Waits until it holds.

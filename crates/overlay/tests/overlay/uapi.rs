@@ -270,6 +270,10 @@ fn a_handshake_is_told_by_the_wall_clock() {
     assert!(value("last_handshake_time_nsec=") < 1_000_000_000);
     assert!(value("tx_bytes=") >= 148 + 32 && value("rx_bytes=") >= 92, "handshakes count");
     std::thread::sleep(Duration::from_millis(20));
+    // Whatever else happens to the peer, that stays.
+    b.send(&packet(b.ip, a.host.ip, b"back"));
+    a.host.receive();
+    assert_eq!(a.set(&format!("public_key={}\npersistent_keepalive_interval=60\n", public_hex(2))), 0);
     let time =
         |told: &str| told.lines().filter(|line| line.starts_with("last_")).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(time(&a.get()), time(&told));

@@ -134,8 +134,11 @@ fn both_need_the_same_preshared_key() {
     a.register(b.public(), PresharedKey::from_bytes([7; 32]));
     pass(&mut [&mut a, &mut b], secs(6));
     assert_eq!(b.take_received(), [padded(b"packet")]);
+}
 
-    // It is changed while a session lives: that lives on, and the next handshake uses it.
+#[test]
+fn another_preshared_key_leaves_the_session_alone_and_is_used_by_the_next() {
+    let (mut a, mut b) = connected();
     for (node, peer) in [(&mut a, b.public()), (&mut b, private(1).public())] {
         node.register(peer, PresharedKey::from_bytes([8; 32]));
     }
@@ -148,7 +151,83 @@ fn both_need_the_same_preshared_key() {
     deliver(&mut [&mut a, &mut b]);
     let expected = [padded(b"in the old session"), padded(b"renews"), padded(b"in the new one")];
     assert_eq!(b.take_received(), expected);
-    assert_eq!(a.dropped.len(), 1);
+    assert!(a.dropped.is_empty() && a.rejected.is_empty() && b.rejected.is_empty());
+
+    // Where but one side has the new one, the old session ends with its time, and no other follows.
+    b.register(a.public(), PresharedKey::from_bytes([9; 32]));
+    a.send(b.public(), b"still in the old one");
+    deliver(&mut [&mut a, &mut b]);
+    assert_eq!(b.take_received(), [padded(b"still in the old one")]);
+    pass(&mut [&mut a, &mut b], secs(181));
+    a.send(b.public(), b"in none");
+    pass(&mut [&mut a, &mut b], secs(20));
+    assert!(b.take_received().is_empty() && a.dropped.contains(&Dropped::Forged));
+}
+
+#[test]
+fn a_timestamp_counts_once() {
+    let (a, mut b) = (edgeproxy_tunnel::Identity::new(private(1)), Node::new(2, "192.0.2.2:1"));
+    b.register(a.public(), PresharedKey::default());
+    let shared = a.shared_with(&b.public()).unwrap();
+    let initiate = |b: &mut Node, stamp: u8, seed: u8| {
+        b.advance(b.now.after(secs(1)));
+        let stamp = edgeproxy_tunnel::Tai64N([stamp; 12]);
+        let (mut message, _) = a.initiate(&b.public(), &shared, stamp, private(seed), seed.into()).unwrap();
+        edgeproxy_tunnel::CookieJar::default().sign(&mut message, &edgeproxy_tunnel::MacKey::of(&b.public()), b.now);
+        b.receive(address("192.0.2.1:1"), &message);
+        b.take_sent().len()
+    };
+    assert_eq!(initiate(&mut b, 5, 50), 1);
+    assert_eq!(initiate(&mut b, 5, 51), 0, "another message of the same moment");
+    assert_eq!(initiate(&mut b, 4, 52), 0, "another of an earlier one");
+    assert_eq!(initiate(&mut b, 6, 53), 1);
+    assert_eq!(b.dropped, [Dropped::Replayed, Dropped::Replayed]);
+}
+
+/// Whoever has recorded an initiation of each peer must not be able to fill memory with what peers that sleep would need.
+#[test]
+fn what_is_repeated_of_a_sleeping_peer_leaves_nothing_behind() {
+    let (mut a, mut b) = (Node::new(1, "192.0.2.1:1"), Node::new(2, "192.0.2.2:1"));
+    a.meet(b.public(), b.address, None);
+    b.register(a.public(), PresharedKey::default());
+    let first = initiation(&mut a, &b);
+    b.receive(a.address, &first);
+    pass(&mut [&mut b], secs(200));
+    assert_eq!(b.handshakes.len().1, 0, "a session that was never used is forgotten");
+    b.handshakes.forget(&a.public());
+    b.receive(a.address, &first);
+    assert_eq!((b.dropped.as_slice(), b.handshakes.len()), (&[Dropped::Replayed][..], (0, 0)));
+}
+
+#[test]
+fn a_half_done_handshake_ends_with_its_peer() {
+    let (mut a, mut b) = (Node::new(1, "192.0.2.1:1"), Node::new(2, "192.0.2.2:1"));
+    a.meet(b.public(), b.address, None);
+    b.register(a.public(), PresharedKey::default());
+    let first = initiation(&mut a, &b);
+    b.receive(a.address, &first);
+    let (_, response) = b.take_sent().pop().unwrap();
+    a.handshakes.forget(&b.public());
+    a.registered.remove(&b.public());
+    a.receive(b.address, &response);
+    assert_eq!((a.dropped.as_slice(), a.handshakes.len()), (&[Dropped::NotAsked][..], (0, 0)));
+}
+
+#[test]
+fn an_answer_that_comes_after_all_was_given_up_is_not_taken() {
+    let (mut a, mut b) = (Node::new(1, "192.0.2.1:1"), Node::new(2, "192.0.2.2:1"));
+    a.meet(b.public(), b.address, None);
+    b.register(a.public(), PresharedKey::default());
+    let mut last = initiation(&mut a, &b);
+    while let Some(next) = a.next_timeout() {
+        a.advance(next);
+        last = a.take_sent().pop().map_or(last, |(_, initiation)| initiation);
+    }
+    b.advance(a.now);
+    b.receive(a.address, &last);
+    let (_, response) = b.take_sent().pop().unwrap();
+    a.receive(b.address, &response);
+    assert_eq!((a.dropped.as_slice(), a.handshakes.len().1), (&[Dropped::NotAsked][..], 0));
 }
 
 #[test]

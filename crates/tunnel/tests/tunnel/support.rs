@@ -146,7 +146,7 @@ impl Node {
 
     fn transmit(&mut self, to: PublicKey, packet: &[u8]) {
         let outlet = Arc::clone(self.peers[&to].outlet());
-        let Some((session, endpoint)) = outlet.ready(self.now) else { return };
+        let Some((session, path)) = outlet.ready(self.now) else { return };
         let mut datagram = vec![0; datagram_length(packet.len(), MTU)];
         datagram[TRANSPORT_HEADER..][..packet.len()].copy_from_slice(packet);
         session.sealer(self.now).unwrap().seal(&mut datagram).unwrap();
@@ -154,7 +154,7 @@ impl Node {
             [] => outlet.note(datagram.len() as u64, self.now),
             _ => outlet.note_packets(datagram.len() as u64, self.now),
         }
-        self.sent.push((endpoint, datagram));
+        self.sent.push((path.remote, datagram));
     }
 
     pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8]) {
@@ -241,6 +241,7 @@ impl Node {
                         self.sent.push((outlet.endpoint().unwrap(), message.to_vec()));
                     }
                 }
+                Action::GiveUp => self.handshakes.give_up(&key),
                 Action::Keepalive => self.transmit(key, &[]),
                 Action::Send(packet) => self.transmit(key, &packet),
                 Action::Forget(index) => {

@@ -85,7 +85,7 @@ fn a_peer_that_does_not_answer_is_asked_again_and_given_up() {
     assert_eq!(asked, vec![1; 18], "each 5 to 5.333 s for 90 s");
     assert!(a.now.since(start) >= secs(90) && a.now.since(start) < secs(96));
     assert!(a.peers[&b.public()].is_idle());
-    assert_eq!(a.handshakes.len().1, 1, "of all indices, the last one is kept for a late answer");
+    assert_eq!(a.handshakes.len().1, 0, "nothing is kept for a late answer");
     a.send(b.public(), b"once more");
     assert_eq!(kinds(&mut a), [1]);
 }
@@ -186,6 +186,28 @@ fn the_endpoint_follows_the_newest_message_only() {
     assert_eq!((b.take_sent()[0].0, endpoint(&b)), (thief, away));
     b.receive(home, &initiation);
     assert_eq!(b.dropped, [Dropped::Replayed]);
+}
+
+#[test]
+fn the_endpoint_moves_with_the_first_message_of_a_new_session_and_not_before() {
+    let (mut a, mut b) = connected();
+    let (key, home, away) = (a.public(), a.address, address("198.51.100.7:4000"));
+    let endpoint = |b: &Node| b.peers[&key].outlet().endpoint().unwrap();
+    a.peers.get_mut(&b.public()).unwrap().erase();
+    for node in [&mut a, &mut b] {
+        node.advance(node.now.after(secs(1)));
+    }
+    a.send(b.public(), b"from elsewhere");
+    let (_, initiation) = a.take_sent().pop().unwrap();
+    b.receive(away, &initiation);
+    let (to, response) = b.take_sent().pop().unwrap();
+    assert_eq!((to, endpoint(&b)), (away, home), "answered there, and still at home for all else");
+    b.send(key, b"goes home");
+    assert_eq!(b.take_sent()[0].0, home);
+    a.receive(b.address, &response);
+    let (_, packet) = a.take_sent().pop().unwrap();
+    b.receive(away, &packet);
+    assert_eq!((endpoint(&b), b.take_received()), (away, vec![padded(b"from elsewhere")]));
 }
 
 #[test]
