@@ -128,15 +128,17 @@ impl Running {
             let table = match routing.next().await {
                 Ok(loaded) => {
                     let running = Arc::clone(&self);
-                    let build = move || build_table(&running.config, &running.states, &running.metrics, loaded);
+                    let build = move || build_table(&running.config, &running.states, loaded);
                     off_thread(build).await
                 }
                 Err(error) => Err(error.to_string()),
             };
             match table {
-                Ok(table) => {
+                Ok((table, rejected)) => {
                     self.pop.replace_table(Arc::clone(&table));
                     self.checks.follow(&table);
+                    // Whoever sees the count sees what serves.
+                    self.metrics.table_loaded(table.backends().count(), rejected);
                     self.table_changed.send_replace(());
                 }
                 Err(error) => {
@@ -240,7 +242,9 @@ async fn first_table(
         );
     }
     let loaded = routing.next().await.map_err(|error| error.to_string())?;
-    Ok((build_table(config, states, metrics, loaded)?, routing))
+    let (table, rejected) = build_table(config, states, loaded)?;
+    metrics.table_loaded(table.backends().count(), rejected);
+    Ok((table, routing))
 }
 
 fn no_table(config: &Config, states: &Arc<StatePool>) -> Result<Arc<Table>, String> {
@@ -253,12 +257,8 @@ fn no_table(config: &Config, states: &Arc<StatePool>) -> Result<Arc<Table>, Stri
     builder.build(Vec::new()).map(Arc::new).map_err(|error| error.to_string())
 }
 
-fn build_table(
-    config: &Config,
-    states: &Arc<StatePool>,
-    metrics: &Metrics,
-    loaded: Loaded,
-) -> Result<Arc<Table>, String> {
+/// The table, and how many rows were rejected.
+fn build_table(config: &Config, states: &Arc<StatePool>, loaded: Loaded) -> Result<(Arc<Table>, usize), String> {
     let Loaded { backends, rejected, has_country } = loaded;
     tell_rejections(&rejected);
     let count = backends.len();
@@ -278,8 +278,7 @@ fn build_table(
     }
     let taking = table.backends().filter(|(backend, _)| Backend::accepts_new(backend)).count();
     tracing::info!(backends = count, taking_clients = taking, rejected = rejected.len(), "routing table loaded");
-    metrics.table_loaded(count, rejected.len());
-    Ok(Arc::new(table))
+    Ok((Arc::new(table), rejected.len()))
 }
 
 fn tell_rejections(rejected: &[BackendError]) {

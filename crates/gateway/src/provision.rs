@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use edgeproxy_overlay::OsRandom;
 use edgeproxy_store::peers::{FormerKey, PeerId, PeerRecord, PeerRow, PeerWrite, Released};
-use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey, Random, Tai64N};
+use edgeproxy_tunnel::{KeyError, Prefix, PresharedKey, PrivateKey, PublicKey, Random, Tai64N};
 
 use crate::addresses::Pair;
 use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::register::unix_now;
-use crate::request::PeerRequest;
+use crate::request::{PeerRequest, RequestError};
 
 /// A peer that there is now.
 #[derive(Debug)]
@@ -68,9 +68,7 @@ impl Gateway {
         let mut random = OsRandom::new();
         let private = request.public.is_none().then(|| PrivateKey::from_bytes(random.bytes()));
         let public = request.public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
-        if public == self.device().public() {
-            return Err(GatewayError::OwnKey(public));
-        }
+        self.check_key(&public)?;
         if let Some(peer) = self.existing(&public)? {
             return Ok(Draft { peer, private: None, existing: true, claim: None });
         }
@@ -98,6 +96,17 @@ impl Gateway {
         let PeerRequest { name, region, tags, .. } = request;
         let peer = PeerRecord { row, name, region, tags, endpoint: None, received: 0, sent: 0 };
         Ok(Draft { peer, private, existing: false, claim: Some(claim) })
+    }
+
+    fn check_key(&self, public: &PublicKey) -> Result<(), GatewayError> {
+        if *public == self.device().public() {
+            return Err(GatewayError::OwnKey(*public));
+        }
+        if public.is_of_low_order() {
+            let rule = KeyError::LowOrder.to_string();
+            return Err(RequestError { field: "public_key", rule }.into());
+        }
+        Ok(())
     }
 
     /// The peer with this key.
@@ -176,9 +185,7 @@ impl Gateway {
         let public = public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
         let _turn = self.rotating.lock().await;
         let mut peer = self.peer(id).ok_or(GatewayError::Unknown(id))?;
-        if public == self.device().public() {
-            return Err(GatewayError::OwnKey(public));
-        }
+        self.check_key(&public)?;
         let claim = self.claim_key(public)?;
         let outlived = peer.former.map(|former| former.public);
         let until = unix_now().saturating_add(overlap.as_secs());

@@ -167,8 +167,8 @@ impl Rows {
         self.chunks[chunk][index] = Some(Row::of(peer));
         let Self { chunks, by_key, by_id, hash, .. } = self;
         let row = |place: u32| chunks.get(parts(place).0)?.get(parts(place).1)?.as_ref();
-        by_key.insert(hash.hash_one(peer.public), place, |other| hash.hash_one(row(other).map(|row| row.public)));
-        by_id.insert(hash.hash_one(peer.id), place, |other| hash.hash_one(row(other).map(|row| row.id)));
+        by_key.insert(hash.hash_one(peer.public), place, |other| row(other).map_or(0, |row| hash.hash_one(row.public)));
+        by_id.insert(hash.hash_one(peer.id), place, |other| row(other).map_or(0, |row| hash.hash_one(row.id)));
         self.count += 1;
         let extra = Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former: peer.former };
         self.set_extra(place, extra);
@@ -199,7 +199,8 @@ impl Rows {
         let Self { chunks, by_key, hash, .. } = self;
         by_key.remove(hash.hash_one(before), place.0);
         let row = |place: u32| chunks.get(parts(place).0)?.get(parts(place).1)?.as_ref();
-        by_key.insert(hash.hash_one(peer.public), place.0, |other| hash.hash_one(row(other).map(|row| row.public)));
+        by_key
+            .insert(hash.hash_one(peer.public), place.0, |other| row(other).map_or(0, |row| hash.hash_one(row.public)));
         self.set_extra(place.0, Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former });
     }
 
@@ -321,5 +322,75 @@ impl Index {
         if let Ok(entry) = self.0[Self::shard(hash)].find_entry(hash, |other| *other == place) {
             entry.remove();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u32) -> PeerRow {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        PeerRow {
+            id: PeerId(number.into()),
+            public: PublicKey(key),
+            preshared: PresharedKey::default(),
+            v4: Some(Ipv4Addr::from_bits(number + 1)),
+            v6: None,
+            prefixes: Vec::new(),
+            created: 7,
+            expires: None,
+            idle: None,
+            keep: false,
+            handshake: None,
+            greatest: Tai64N::default(),
+            former: None,
+        }
+    }
+
+    #[test]
+    fn each_of_very_many_is_found() {
+        const MANY: u32 = 50_000;
+        let mut rows = Rows::new(3);
+        let find = |rows: &Rows, peer: &PeerRow| {
+            let place = rows.find(&peer.public).map(|(place, _)| place);
+            assert_eq!(place, rows.by_id(peer.id));
+            place.and_then(|place| rows.peer(place))
+        };
+        (0..MANY).for_each(|number| _ = rows.insert(&peer(number)));
+        for number in (0..MANY).step_by(3) {
+            let place = rows.by_id(PeerId(number.into())).unwrap();
+            assert_eq!(rows.remove(place), Some(peer(number)));
+        }
+        (MANY..MANY + 1000).for_each(|number| _ = rows.insert(&peer(number)));
+        for number in 0..MANY + 1000 {
+            let peer = peer(number);
+            let is_there = number >= MANY || !number.is_multiple_of(3);
+            assert_eq!(find(&rows, &peer), is_there.then_some(peer));
+        }
+        assert_eq!(rows.len(), (0..MANY + 1000).filter(|n| *n >= MANY || !n.is_multiple_of(3)).count());
+    }
+
+    #[test]
+    fn what_few_peers_have_goes_with_them() {
+        let mut rows = Rows::new(3);
+        let former = FormerKey { public: PublicKey([8; 32]), until: 9, greatest: Tai64N([1; 12]) };
+        let site = PeerRow {
+            preshared: PresharedKey::from_bytes([5; 32]),
+            prefixes: vec!["172.16.0.0/24".parse().unwrap()],
+            former: Some(former),
+            ..peer(1)
+        };
+        let place = rows.insert(&site);
+        assert_eq!(rows.find(&former.public), Some((place, true)));
+        rows.note_former(place, Tai64N([2; 12]));
+        assert_eq!(rows.former(place).unwrap().greatest, Tai64N([2; 12]));
+        rows.drop_former(place, &former.public);
+        assert_eq!(rows.find(&former.public), None);
+        assert_eq!(rows.remove(place), Some(PeerRow { former: None, ..site }));
+        // Another in the same place has nothing of it.
+        assert_eq!(rows.insert(&peer(2)), place);
+        assert_eq!(rows.peer(place), Some(peer(2)));
     }
 }

@@ -97,7 +97,7 @@ fn bodies_are_json_and_not_too_long() {
     let pop = Pop::start();
     let reply = pop.ask("POST", "/api/v1/backends", &["Content-Type: text/plain"], "{}");
     assert_eq!((reply.status, reply.header("content-type")), (415, Some("application/problem+json")));
-    let long = format!("{{\"id\": \"{}\"}}", "x".repeat(64 * 1024));
+    let long = format!("{{\"id\": \"{}\"}}", "x".repeat(1024 * 1024));
     let reply = pop.ask("POST", "/api/v1/backends", &["Content-Type: application/json"], &long);
     assert_eq!((reply.status, reply.header("content-type")), (413, Some("application/problem+json")));
 }

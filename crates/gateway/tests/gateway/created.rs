@@ -66,6 +66,7 @@ async fn what_cannot_be_created_leaves_nothing_behind() {
     let create = |request: PeerRequest| served.gateway.create(request);
     let with_key = |public: PublicKey| PeerRequest { public: Some(public), ..PeerRequest::default() };
     assert_eq!(create(with_key(own)).await.map(|_| ()).map_err(refused), Err(GatewayError::OwnKey(own)));
+    assert!(matches!(create(with_key(PublicKey([0; 32]))).await, Err(GatewayError::Request(_))), "of low order");
     let first = create(PeerRequest { prefixes: vec!["172.16.0.0/24".parse().unwrap()], ..PeerRequest::default() });
     let first = first.await.unwrap().peer.row;
     let taken = first.v4.unwrap().into();
