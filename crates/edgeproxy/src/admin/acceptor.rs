@@ -11,9 +11,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections at once; further ones wait in the kernel. Well within the descriptors the data plane leaves free.
-const MAX_CONNECTIONS: usize = 128;
+const MAX_CONNECTIONS: usize = 160;
 /// From so many on, a connection ends with its first answer: idle ones must not keep a heartbeat waiting.
-const MAX_KEPT_ALIVE: usize = 64;
+const MAX_KEPT_ALIVE: usize = 128;
 /// How long a request's head may take, and how long a connection may idle between two requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
 /// How long a client may leave what we send it unread, in ms.
