@@ -5,4 +5,5 @@ mod awake;
 mod created;
 mod ended;
 mod kept;
+mod steady;
 mod support;

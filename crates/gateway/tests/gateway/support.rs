@@ -64,7 +64,7 @@ fn echo(mut stream: UnixStream) {
 }
 
 /// What is served here is the test's own.
-struct NoFlows;
+pub(crate) struct NoFlows;
 
 impl Flows for NoFlows {
     fn any(&self) -> bool {
@@ -153,7 +153,7 @@ pub(crate) fn private() -> PrivateKey {
     PrivateKey::from_bytes(OsRandom::new().bytes())
 }
 
-fn device(private: PrivateKey, ip: IpAddr) -> DeviceSettings {
+pub(crate) fn device(private: PrivateKey, ip: IpAddr) -> DeviceSettings {
     DeviceSettings {
         private,
         port: 0,
