@@ -165,10 +165,8 @@ impl Rows {
         let place = self.free.pop().unwrap_or_else(|| self.grow());
         let (chunk, index) = parts(place);
         self.chunks[chunk][index] = Some(Row::of(peer));
-        let Self { chunks, by_key, by_id, hash, .. } = self;
-        let row = |place: u32| chunks.get(parts(place).0)?.get(parts(place).1)?.as_ref();
-        by_key.insert(hash.hash_one(peer.public), place, |other| row(other).map_or(0, |row| hash.hash_one(row.public)));
-        by_id.insert(hash.hash_one(peer.id), place, |other| row(other).map_or(0, |row| hash.hash_one(row.id)));
+        self.by_key.insert(self.hash.hash_one(peer.public), place);
+        self.by_id.insert(self.hash.hash_one(peer.id), place);
         self.count += 1;
         let extra = Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former: peer.former };
         self.set_extra(place, extra);
@@ -196,11 +194,8 @@ impl Rows {
         // It may have been answered since the caller looked.
         let greatest = std::mem::take(&mut row.greatest);
         let former = peer.former.map(|former| FormerKey { greatest: former.greatest.max(greatest), ..former });
-        let Self { chunks, by_key, hash, .. } = self;
-        by_key.remove(hash.hash_one(before), place.0);
-        let row = |place: u32| chunks.get(parts(place).0)?.get(parts(place).1)?.as_ref();
-        by_key
-            .insert(hash.hash_one(peer.public), place.0, |other| row(other).map_or(0, |row| hash.hash_one(row.public)));
+        self.by_key.remove(self.hash.hash_one(before), place.0);
+        self.by_key.insert(self.hash.hash_one(peer.public), place.0);
         self.set_extra(place.0, Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former });
     }
 
@@ -297,32 +292,46 @@ fn parts(place: u32) -> (usize, usize) {
     (place as usize / CHUNK, place as usize % CHUNK)
 }
 
-/// Places by hash.
-struct Index(Vec<HashTable<u32>>);
+/// Places by hash. Half of the hash stands beside each, so that no row is looked at when a table grows, and none in vain.
+struct Index(Vec<HashTable<(u32, u32)>>);
 
 impl Index {
     fn new() -> Self {
         Self(std::iter::repeat_with(HashTable::new).take(SHARDS).collect())
     }
 
-    /// The tables themselves use the first and the last bits.
-    fn shard(hash: u64) -> usize {
-        (hash >> 40) as usize % SHARDS
-    }
-
     fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        self.0[Self::shard(hash)].find(hash, |place| is_it(*place)).copied()
+        let tag = tag(hash);
+        let found = self.0[shard(hash)].find(spread(tag), |entry| entry.0 == tag && is_it(entry.1));
+        found.map(|entry| entry.1)
     }
 
-    fn insert(&mut self, hash: u64, place: u32, rehash: impl Fn(u32) -> u64) {
-        self.0[Self::shard(hash)].insert_unique(hash, place, |place| rehash(*place));
+    fn insert(&mut self, hash: u64, place: u32) {
+        let tag = tag(hash);
+        self.0[shard(hash)].insert_unique(spread(tag), (tag, place), |entry| spread(entry.0));
     }
 
     fn remove(&mut self, hash: u64, place: u32) {
-        if let Ok(entry) = self.0[Self::shard(hash)].find_entry(hash, |other| *other == place) {
+        let tag = tag(hash);
+        if let Ok(entry) = self.0[shard(hash)].find_entry(spread(tag), |entry| *entry == (tag, place)) {
             entry.remove();
         }
     }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the last bits are wanted")]
+fn shard(hash: u64) -> usize {
+    hash as usize % SHARDS
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "half of it is wanted")]
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+/// A table takes the first bits and the last.
+fn spread(tag: u32) -> u64 {
+    u64::from(tag) << 32 | u64::from(tag)
 }
 
 #[cfg(test)]

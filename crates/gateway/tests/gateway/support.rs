@@ -4,12 +4,14 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::spawn;
 use std::time::{Duration, Instant};
 
 use edgeproxy_gateway::{Flows, Gateway, GatewaySettings, Opened, PeerRequest, PoolSettings};
-use edgeproxy_overlay::{Device, DeviceSettings, ListenSettings, Netstack, OsRandom, PeerSettings, Sockets, Tenants};
+use edgeproxy_overlay::{
+    Device, DeviceSettings, Line, ListenSettings, Netstack, OsRandom, PeerSettings, Sockets, Stream, Tenants,
+};
 use edgeproxy_store::peers::PeerRecord;
 use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey, PrivateKey, PublicKey, Random};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -44,23 +46,53 @@ impl Served {
         let below = SocketAddr::from(([127, 0, 0, 1], device.port()));
         let listening = Sockets::Netstack(Arc::clone(&netstack)).listen(&ListenSettings::at((ip, PORT).into()));
         let acceptor = listening.unwrap().1.pop().unwrap();
+        let flows = Arc::new(Echoes::default());
+        let echoes = Arc::clone(&flows);
         spawn(move || {
             loop {
                 match acceptor.accept() {
-                    Ok((stream, _)) => drop(spawn(|| echo(UnixStream::from(stream.fd)))),
+                    Ok((stream, from)) => echoes.begin(stream, from),
                     Err(Errno::AGAIN) => _ = poll(&mut [PollFd::new(&acceptor, PollFlags::IN)], None),
                     Err(_) => break,
                 }
             }
         });
-        Self { gateway: Arc::new(opened.serve(device, Arc::new(NoFlows))), _netstack: netstack, ip, below }
+        Self { gateway: Arc::new(opened.serve(device, flows)), _netstack: netstack, ip, below }
     }
 }
 
-fn echo(mut stream: UnixStream) {
-    stream.set_nonblocking(false).unwrap();
-    // Ends with the connection, however that ends.
-    let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+/// What is open to the service here.
+#[derive(Default)]
+struct Echoes(Mutex<Vec<(SocketAddr, Line, UnixStream)>>);
+
+impl Echoes {
+    fn begin(&self, stream: Stream, from: SocketAddr) {
+        let mut socket = UnixStream::from(stream.fd);
+        socket.set_nonblocking(false).unwrap();
+        self.0.lock().unwrap().push((from, stream.line.unwrap(), socket.try_clone().unwrap()));
+        spawn(move || {
+            // Ends with the connection, however that ends.
+            let _ = io::copy(&mut socket.try_clone().unwrap(), &mut socket);
+        });
+    }
+}
+
+impl Flows for Echoes {
+    fn any(&self) -> bool {
+        !self.0.lock().unwrap().is_empty()
+    }
+
+    fn cut(&self, of: &[Prefix]) {
+        self.0.lock().unwrap().retain(|(from, line, socket)| {
+            let ends = of.iter().any(|prefix| prefix.contains(from.ip()));
+            if ends {
+                line.reset_on_close();
+                // One that has ended is as good.
+                let _ = socket.shutdown(std::net::Shutdown::Both);
+            }
+            !ends
+        });
+    }
 }
 
 /// What is served here is the test's own.
