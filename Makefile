@@ -9,7 +9,7 @@
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
-PACKAGES := sqlite3 openssl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils
+PACKAGES := sqlite3 openssl curl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The kernel whose WireGuard the tests talk to. It is unpacked here and booted by an emulator; none is installed.

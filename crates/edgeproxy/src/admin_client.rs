@@ -66,8 +66,8 @@ impl fmt::Display for AdminError {
         match self {
             Self::Unreachable { address, reason } => write!(
                 f,
-                "{address}: no answer from the admin API: {reason}; is `edgeproxy proxy` running there? Its address is \
-                 the setting admin.listen"
+                "{address}: no answer from the admin API: {reason}; is `edgeproxy proxy` or `gateway` running there? Its \
+                 address is the setting admin.listen"
             ),
             Self::Refused { address, status: 401, reason } => write!(
                 f,
@@ -107,12 +107,27 @@ impl AdminClient {
     /// # Errors
     /// [`AdminError`].
     pub(crate) fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, AdminError> {
+        self.send_once(method, path, body, None).map(|(_, answer)| answer)
+    }
+
+    /// The same, such that the same request with the same key is done once, however often it is sent. Also tells the
+    /// status of the answer, some 2xx.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) fn send_once(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<(u16, Value), AdminError> {
         let unreachable = |error: io::Error| self.unreachable(&error);
         let mut stream = self.connect()?;
         stream.set_read_timeout(Some(TIMEOUT)).map_err(unreachable)?;
         stream.set_write_timeout(Some(TIMEOUT)).map_err(unreachable)?;
         let body = body.map(Value::to_string);
-        let request = self.request(method, path, body.as_deref());
+        let request = self.request(method, path, body.as_deref(), key);
         // A server that refuses early closes early; what it had to say may still be there to read.
         let written = stream.write_all(request.as_bytes());
         match Answer::read(BufReader::new(stream)) {
@@ -134,13 +149,16 @@ impl AdminClient {
         Err(self.unreachable(&last))
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&str>) -> String {
+    fn request(&self, method: &str, path: &str, body: Option<&str>, key: Option<&str>) -> String {
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAccept: application/json\r\nConnection: close\r\n",
             self.address
         );
         if let Some(token) = &self.token {
             request.push_str(&format!("Authorization: Bearer {token}\r\n"));
+        }
+        if let Some(key) = key {
+            request.push_str(&format!("Idempotency-Key: {key}\r\n"));
         }
         if let Some(body) = body {
             request.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
@@ -150,11 +168,13 @@ impl AdminClient {
         request
     }
 
-    fn judge(&self, answer: Answer) -> Result<Value, AdminError> {
+    fn judge(&self, answer: Answer) -> Result<(u16, Value), AdminError> {
         let Answer { status, phrase, body } = answer;
         let value = if body.is_empty() { Ok(Value::Null) } else { serde_json::from_slice::<Value>(&body) };
         if (200..300).contains(&status) {
-            return value.map_err(|error| self.not_ours(format!("its answer is not JSON ({error})")));
+            return value
+                .map(|value| (status, value))
+                .map_err(|error| self.not_ours(format!("its answer is not JSON ({error})")));
         }
         let value = value.unwrap_or_default();
         let word = |name: &str| value.get(name).and_then(Value::as_str).filter(|word| !word.is_empty());

@@ -8,13 +8,16 @@ use clap::Subcommand;
 
 use crate::config::Problem;
 
+mod admin_flags;
 mod check;
+mod columns;
 mod demo;
 mod doctor;
 mod drain;
 mod gateway;
 mod keygen;
 mod overlay;
+mod peer;
 mod proxy;
 mod pubkey;
 mod route;
@@ -34,6 +37,7 @@ pub(crate) enum Command {
     Drain(drain::Drain),
     Route(route::Route),
     Overlay(overlay::Overlay),
+    Peer(peer::Peer),
     Keygen(keygen::Keygen),
     Pubkey(pubkey::Pubkey),
 }
@@ -49,6 +53,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Command::Drain(drain) => drain.run(),
         Command::Route(route) => route.run(),
         Command::Overlay(overlay) => overlay.run(),
+        Command::Peer(peer) => peer.run(),
         Command::Keygen(keygen) => keygen.run(),
         Command::Pubkey(pubkey) => pubkey.run(),
     };

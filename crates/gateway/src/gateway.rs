@@ -220,9 +220,7 @@ impl Gateway {
     /// The file cannot be read.
     pub fn page(&self, after: PeerId, limit: usize, filter: &PeerFilter) -> Result<Vec<Shown>, GatewayError> {
         let records = self.pages.lock().page(after, limit, filter)?;
-        // One that is being removed is on disk no longer, one that is being created is not in memory yet.
-        let known = records.into_iter().filter(|record| self.peer(record.row.id).is_some());
-        Ok(known.map(|record| self.shown(record)).collect())
+        Ok(records.into_iter().map(|record| self.shown(record)).collect())
     }
 
     /// With what was seen since it was last written.

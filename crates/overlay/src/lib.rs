@@ -51,4 +51,6 @@ pub use sockets::{Family, Sockets};
 pub use stream::{Line, Stream};
 pub use tenants::Tenants;
 pub use tun::{Call, HEADER, LARGEST, Offload, Queue, Tun, TunError};
-pub use wg_quick::{Endpoint, EndpointError, Host, Interface, Mistake, PeerConfig, RoutingTable, WgQuick};
+pub use wg_quick::{
+    Endpoint, EndpointError, FoundPeer, Host, Interface, Mistake, PeerConfig, PeersOf, RoutingTable, WgQuick,
+};

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 mod endpoint;
 mod mistake;
+mod peers;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ mod writer;
 
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use mistake::Mistake;
+pub use peers::{FoundPeer, PeersOf};
 
 /// What a wg-quick file says.
 #[derive(Clone, Debug)]

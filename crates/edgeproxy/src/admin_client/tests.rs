@@ -103,7 +103,10 @@ fn nobody_there_says_where_to_look() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let error = AdminClient::new(&closed, None).unwrap().send("GET", "/", None).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{closed}: no answer from the admin API: Connection refused")), "{error}");
-    assert!(error.ends_with("is `edgeproxy proxy` running there? Its address is the setting admin.listen"), "{error}");
+    assert!(
+        error.ends_with("is `edgeproxy proxy` or `gateway` running there? Its address is the setting admin.listen"),
+        "{error}"
+    );
     let error = AdminClient::new("nonsense", None).unwrap().send("GET", "/", None).unwrap_err();
     assert!(matches!(error, AdminError::Unreachable { .. }), "{error}");
 }

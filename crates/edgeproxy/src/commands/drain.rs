@@ -1,17 +1,14 @@
 //! `edgeproxy drain`: takes a backend, a region or a whole POP out of service without cutting anybody off.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgGroup, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Failure, say, variable};
-use crate::admin_client::AdminClient;
-use crate::config::{Config, ProxyFlags, Role};
-
-const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
+use super::admin_flags::AdminFlags;
+use super::{Failure, say};
+use crate::config::Role;
 
 /// Takes a backend, a region or a POP out of service; who is connected may finish
 ///
@@ -53,18 +50,11 @@ struct Options {
     /// Cut connections that are still open after this time, such as 30s [of self: proxy.drain_timeout; else: never]
     #[arg(long, global = true, value_name = "DURATION", group = "when", value_parser = humantime::parse_duration)]
     deadline: Option<Duration>,
-    /// Admin address of the proxy [env: EDGEPROXY_ADMIN_ADDR] [default: that of the configuration, else 127.0.0.1:9090]
-    #[arg(long, global = true, value_name = "ADDRESS")]
-    admin: Option<String>,
-    /// File whose first line is the API's token [env: EDGEPROXY_ADMIN_TOKEN_FILE]
-    #[arg(long, global = true, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// The proxy's configuration file, for its admin address and token [env: EDGEPROXY_CONFIG]
-    #[arg(short, long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    admin: AdminFlags,
 }
 
 impl Drain {
@@ -97,7 +87,11 @@ impl Drain {
         if let Some(deadline) = deadline {
             order["deadline"] = humantime::format_duration(*deadline).to_string().into();
         }
-        self.options.client()?.send("POST", "/api/v1/drain", Some(&order)).map_err(Failure::from_display)
+        self.options
+            .admin
+            .client(Role::Proxy)?
+            .send("POST", "/api/v1/drain", Some(&order))
+            .map_err(Failure::from_display)
     }
 
     fn told(&self, answer: &Value) -> String {
@@ -130,36 +124,6 @@ impl Drain {
                 let after = humantime::format_duration(deadline);
                 format!("{what} takes no new clients; those still connected after {after} are cut off")
             }
-        }
-    }
-}
-
-impl Options {
-    /// The proxy to ask: by flags, else by variables, else by the configuration that the proxy reads as well. Another one
-    /// may run on this machine, and be the one at the default address.
-    fn client(&self) -> Result<AdminClient, Failure> {
-        let token_file = self.token_file.clone().or_else(|| variable("EDGEPROXY_ADMIN_TOKEN_FILE").map(PathBuf::from));
-        let address = match (&self.admin, variable("EDGEPROXY_ADMIN_ADDR")) {
-            (Some(address), _) => Some(address.clone()),
-            (None, None) => None,
-            (None, Some(address)) => Some(address.into_string().map_err(|address| {
-                let message = format!("EDGEPROXY_ADMIN_ADDR: {} is not UTF-8", address.display());
-                Failure::Usage(message)
-            })?),
-        };
-        let config = self.config.clone().or_else(|| variable("EDGEPROXY_CONFIG").map(PathBuf::from));
-        let (address, config) = match (address, config) {
-            (Some(address), _) => (address, None),
-            (None, None) => (DEFAULT_ADMIN.to_owned(), None),
-            (None, Some(file)) => {
-                let flags = ProxyFlags { config: Some(file), ..ProxyFlags::default() };
-                let config = Config::load(Role::Proxy, &flags, std::env::vars_os()).map_err(Failure::Config)?;
-                (config.admin.listen.to_string(), config.admin.token)
-            }
-        };
-        match (token_file, config) {
-            (None, Some(token)) => Ok(AdminClient::with_token(&address, Some(token.reveal().to_owned()))),
-            (file, _) => AdminClient::new(&address, file.as_deref()).map_err(Failure::from_display),
         }
     }
 }

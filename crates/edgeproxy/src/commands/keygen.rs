@@ -48,7 +48,7 @@ fn random() -> Result<Zeroizing<[u8; KEY]>, Failure> {
 }
 
 /// A file made by the shell's `>` is open to everybody unless the umask says otherwise.
-fn warn_of_readers() {
+pub(super) fn warn_of_readers() {
     let Ok(stat) = fstat(io::stdout()) else { return };
     let others = Mode::RWXG | Mode::RWXO;
     if FileType::from_raw_mode(stat.st_mode).is_file() && Mode::from_raw_mode(stat.st_mode).intersects(others) {

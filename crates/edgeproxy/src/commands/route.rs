@@ -6,7 +6,6 @@ use clap::Subcommand;
 
 use super::Failure;
 
-mod columns;
 mod edit;
 mod explain;
 mod import;

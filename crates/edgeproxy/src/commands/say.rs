@@ -32,6 +32,12 @@ pub(crate) fn aside(text: impl Display) {
     mistake(text);
 }
 
+/// Writes over the line that standard error is in, for people at a terminal. Nothing clears it.
+pub(crate) fn progress(text: impl Display) {
+    // Nothing is left to tell it to.
+    let _ = write!(io::stderr(), "\r\x1b[K{text}").and_then(|()| io::stderr().flush());
+}
+
 /// Writes what stops nothing and should be known.
 pub(crate) fn note(text: impl Display) {
     aside(format_args!("note: {text}"));

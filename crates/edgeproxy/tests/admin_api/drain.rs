@@ -165,6 +165,6 @@ fn the_command_tells_what_is_wrong() {
     let started = std::time::Instant::now();
     let nobody = pop.command(&["drain", "self", "--admin", "127.0.0.1:1"]);
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(text(&nobody.stderr).contains("is `edgeproxy proxy` running there?"), "{nobody:?}");
+    assert!(text(&nobody.stderr).contains("is `edgeproxy proxy` or `gateway` running there?"), "{nobody:?}");
     assert!(started.elapsed() < LONG);
 }

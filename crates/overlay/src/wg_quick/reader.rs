@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey};
 
-use super::{Endpoint, Interface, Mistake, PeerConfig, RoutingTable, WgQuick, value};
+use super::{Endpoint, FoundPeer, Interface, Mistake, PeerConfig, RoutingTable, WgQuick, value};
 
 pub(super) const INTERFACE_KEYS: [&str; 12] = [
     "PrivateKey",
@@ -42,11 +42,15 @@ pub(super) fn read(file: &str, bytes: &[u8]) -> Result<WgQuick, Vec<Mistake>> {
 }
 
 #[derive(Default)]
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     file: &'a str,
     section: Section,
     interface: InterfaceDraft,
     peers: Vec<PeerDraft>,
+    /// The last line that was a comment alone.
+    remark: Option<(usize, String)>,
+    /// What a file says of its own machine is none of ours.
+    peers_alone: bool,
     mistakes: Vec<Mistake>,
     notes: Vec<String>,
 }
@@ -59,7 +63,7 @@ enum Section {
     Interface,
     /// The last one of the peers.
     Peer,
-    /// Of its keys nothing is known.
+    /// Of its keys nothing is known, or wanted.
     Unknown,
 }
 
@@ -85,6 +89,8 @@ struct PeerDraft {
     header: usize,
     seen: Seen,
     name: Option<String>,
+    /// The comment right below the header, else the one right above it.
+    remark: Option<String>,
     public_key: Option<PublicKey>,
     preshared_key: Option<PresharedKey>,
     /// With the line of each.
@@ -93,8 +99,42 @@ struct PeerDraft {
     persistent_keepalive: Option<NonZeroU16>,
 }
 
+impl<'a> Reader<'a> {
+    /// For [`take_peer`](Self::take_peer).
+    pub(super) fn of_peers(file: &'a str) -> Self {
+        Self { file, peers_alone: true, ..Self::default() }
+    }
+
+    /// The peer that the lines so far tell of, or all that is wrong with them; then it is as if nothing had been read.
+    pub(super) fn take_peer(&mut self) -> Option<Result<FoundPeer, Vec<Mistake>>> {
+        self.section = Section::Unknown;
+        let mut peer = self.peers.pop();
+        if let Some(peer) = &peer {
+            self.check_peer(peer);
+        }
+        self.notes.clear();
+        let mut mistakes = std::mem::take(&mut self.mistakes);
+        if !mistakes.is_empty() {
+            mistakes.sort_by_key(|mistake| mistake.line);
+            return Some(Err(mistakes));
+        }
+        let (line, remark) = peer.as_mut().map(|peer| (peer.header, peer.remark.take()))?;
+        peer?.finish().map(|peer| Ok(FoundPeer { line, remark, peer }))
+    }
+
+    /// Whether the lines so far tell of no peer.
+    pub(super) fn is_between_peers(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    pub(super) fn has_mistakes(&self) -> bool {
+        !self.mistakes.is_empty()
+    }
+}
+
 impl Reader<'_> {
-    fn line(&mut self, line: usize, bytes: &[u8]) {
+    /// `line` counts from 1.
+    pub(super) fn line(&mut self, line: usize, bytes: &[u8]) {
         let mut parts = bytes.splitn(2, |byte| *byte == b'#');
         let (content, comment) = (parts.next().unwrap_or_default(), parts.next());
         let Ok(content) = std::str::from_utf8(content) else {
@@ -113,6 +153,7 @@ impl Reader<'_> {
     fn header(&mut self, line: usize, rest: &str) {
         let name = rest.strip_suffix(']').map(str::trim);
         self.section = match name {
+            Some(name) if name.eq_ignore_ascii_case("Interface") && self.peers_alone => Section::Unknown,
             Some(name) if name.eq_ignore_ascii_case("Interface") => {
                 match self.interface.header {
                     Some(first) => {
@@ -123,7 +164,9 @@ impl Reader<'_> {
                 Section::Interface
             }
             Some(name) if name.eq_ignore_ascii_case("Peer") => {
-                self.peers.push(PeerDraft { header: line, ..PeerDraft::default() });
+                let above = self.remark.take().filter(|(above, _)| above + 1 == line);
+                let remark = above.map(|(_, remark)| remark);
+                self.peers.push(PeerDraft { header: line, remark, ..PeerDraft::default() });
                 Section::Peer
             }
             _ => {
@@ -135,14 +178,24 @@ impl Reader<'_> {
 
     /// Right below `[Peer]` it may be the peer's name.
     fn comment(&mut self, line: usize, comment: &[u8]) {
-        let Some(peer) = self.peers.last_mut().filter(|_| self.section == Section::Peer) else { return };
-        let name = std::str::from_utf8(comment).unwrap_or_default().trim();
-        if line == peer.header + 1 && value::is_name(name) {
-            peer.name = Some(name.to_owned());
+        let text = std::str::from_utf8(comment).unwrap_or_default().trim();
+        let peer = self.peers.last_mut().filter(|peer| self.section == Section::Peer && line == peer.header + 1);
+        let Some(peer) = peer else {
+            self.remark = self.peers_alone.then(|| (line, text.to_owned()));
+            return;
+        };
+        if self.peers_alone {
+            peer.remark = Some(text.to_owned());
+        }
+        if value::is_name(text) {
+            peer.name = Some(text.to_owned());
         }
     }
 
     fn entry(&mut self, line: usize, content: &str) {
+        if self.section == Section::Unknown {
+            return;
+        }
         // Not shown as it stands there: the line may be a key that was pasted, and a key ends in "=".
         let Some((key, value)) = content.split_once('=') else {
             return self.mistake(line, "is not \"key = value\", [section] or # comment");
@@ -153,7 +206,7 @@ impl Reader<'_> {
             Section::None => {
                 return self.mistake(line, "stands before the first section; begin the file with [Interface]");
             }
-            Section::Unknown => return,
+            Section::Unknown => None,
             Section::Interface => known(&INTERFACE_KEYS),
             Section::Peer => known(&PEER_KEYS),
         };
@@ -194,7 +247,9 @@ impl Reader<'_> {
         }
         let (mut keys, mut prefixes) = (HashMap::new(), HashMap::new());
         for peer in std::mem::take(&mut self.peers) {
-            self.check_peer(&peer, own, &mut keys);
+            if let Some(line) = self.check_peer(&peer) {
+                self.check_key(&peer, line, own, &mut keys);
+            }
             for (line, prefix) in &peer.allowed_ips {
                 let owner = *prefixes.entry(*prefix).or_insert(peer.header);
                 if owner != peer.header {
@@ -207,13 +262,24 @@ impl Reader<'_> {
         }
     }
 
-    fn check_peer(&mut self, peer: &PeerDraft, own: Option<PublicKey>, keys: &mut HashMap<PublicKey, usize>) {
-        let Some(line) = first(&peer.seen, "PublicKey") else {
-            return self.mistake(peer.header, "this [Peer] has no PublicKey; ask it for that, or remove it");
-        };
-        if first(&peer.seen, "AllowedIPs").is_none() {
+    /// The line of its key.
+    fn check_peer(&mut self, peer: &PeerDraft) -> Option<usize> {
+        let line = first(&peer.seen, "PublicKey");
+        if line.is_none() {
+            self.mistake(peer.header, "this [Peer] has no PublicKey; ask it for that, or remove it");
+        } else if first(&peer.seen, "AllowedIPs").is_none() {
             self.note(peer.header, "this [Peer] has no AllowedIPs, so nothing goes to it or is accepted from it");
         }
+        line
+    }
+
+    fn check_key(
+        &mut self,
+        peer: &PeerDraft,
+        line: usize,
+        own: Option<PublicKey>,
+        keys: &mut HashMap<PublicKey, usize>,
+    ) {
         let Some(key) = peer.public_key else { return };
         if own == Some(key) {
             self.mistake(line, "PublicKey: is that of this machine's own PrivateKey; put in the peer's");
@@ -237,7 +303,7 @@ impl Reader<'_> {
         }
     }
 
-    fn mistake(&mut self, line: usize, text: impl Into<String>) {
+    pub(super) fn mistake(&mut self, line: usize, text: impl Into<String>) {
         self.mistakes.push(Mistake::of_line(self.file, line, text));
     }
 

@@ -262,10 +262,77 @@ impl Dice {
     }
 }
 
+fn found(text: &str) -> Vec<Result<FoundPeer, Vec<Mistake>>> {
+    PeersOf::new("hub.conf", text.as_bytes()).collect()
+}
+
+#[test]
+fn peers_come_one_by_one_from_files_of_any_machine() {
+    let text = format!(
+        "\u{feff}# of the old hub\r\n[Interface]\r\nListenPort = x\r\nPostUp = iptables\r\nnothing\r\n\r\n# Name = Ana's phone\r\n\
+         [Peer]\r\nPublicKey = {PEER}\r\nPresharedKey = {OTHER_PEER}\r\nAllowedIPs = 10.50.1.7/32, 10.9.0.0/16\r\n\r\n\
+         # far above\r\n\r\n[peer]\r\n# gru\r\nPublicKey = {OTHER_PEER}\r\n# Name = inside\r\nEndpoint = hub:1\r\n[Interface]\r\n\
+         Nothing = to us\r\n[Peer]\r\nPublicKey = {PUBLIC}"
+    );
+    let found = found(&text);
+    let peers: Vec<&FoundPeer> = found.iter().map(|found| found.as_ref().unwrap()).collect();
+    let told: Vec<_> = peers.iter().map(|found| (found.line, found.remark.as_deref())).collect();
+    assert_eq!(told, [(8, Some("Name = Ana's phone")), (15, Some("gru")), (22, None)]);
+    assert_eq!(peers[0].peer.public_key.to_string(), PEER);
+    assert!(peers[0].peer.preshared_key.is_some() && peers[0].peer.allowed_ips.len() == 2);
+    assert_eq!((peers[1].peer.name.as_deref(), peers[1].peer.endpoint.is_some()), (Some("gru"), true));
+    assert_eq!(PeersOf::new("hub.conf", text.as_bytes()).bytes(), 0);
+    let mut all = PeersOf::new("hub.conf", text.as_bytes());
+    assert_eq!(all.by_ref().count(), 3);
+    assert_eq!(all.bytes(), text.len() as u64);
+}
+
+#[test]
+fn a_bad_peer_spoils_no_other() {
+    let long = "x".repeat(70_000);
+    let text = format!(
+        "before = all\nand = more\n[Peer]\nAllowedIPs = x\n[Peer]\nPublicKey = {PEER}\n[Cluster]\nSize = 3\n[Peer]\n\
+         PublicKey = {PEER}\nAllowedIPs = 1.2.3.4, {long}\n[Peer]\nPublicKey = {OTHER_PEER}\n"
+    );
+    let told: Vec<String> = found(&text)
+        .into_iter()
+        .map(|found| match found {
+            Ok(found) => format!("peer of {}", found.line),
+            Err(mistakes) => mistakes.iter().map(|mistake| format!("{mistake};")).collect(),
+        })
+        .collect();
+    let expected = [
+        "hub.conf:1: stands before the first section; begin the file with [Interface];",
+        "hub.conf:3: this [Peer] has no PublicKey; ask it for that, or remove it;hub.conf:4: AllowedIPs: \"x\" is not an IP \
+         address, alone or with a length its family has (such as 10.50.0.0/24);",
+        "peer of 5",
+        "hub.conf:7: unknown section: a wg-quick file has one [Interface], and a [Peer] for each peer;",
+        "hub.conf:11: is longer than 65536 bytes;",
+        "peer of 12",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(found("").len(), 0);
+    let unread = PeersOf::new("f", std::io::BufReader::new(Broken)).map(|found| found.unwrap_err()[0].to_string());
+    assert_eq!(unread.collect::<Vec<_>>(), ["f: cannot be read: gone"]);
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("gone"))
+    }
+}
+
 /// Any input is refused in lines of text about lines of the file, or gives a configuration that is read as it is written.
 fn check(bytes: &[u8]) {
+    let mut alone = PeersOf::new("f", bytes);
+    let peers: Vec<_> = alone.by_ref().collect();
+    assert_eq!(alone.bytes(), bytes.len() as u64);
     match WgQuick::parse("f", bytes) {
         Ok(config) => {
+            let peers: Vec<_> = peers.into_iter().map(|found| found.unwrap().peer).collect();
+            assert_eq!(format!("{peers:?}"), format!("{:?}", config.peers), "one by one as all at once");
             let text = config.to_text();
             assert_eq!(text.capacity(), config.room());
             let again = WgQuick::parse("f", text.as_bytes()).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));

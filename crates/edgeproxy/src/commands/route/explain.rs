@@ -10,10 +10,10 @@ use edgeproxy_route::{Country, Exclusions, Moment, Policy, Request, StatePool, T
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Failure;
 use super::source::{self, SourceFlags};
-use super::{Failure, columns};
 use crate::admin_client::{AdminClient, encoded};
-use crate::commands::{say, variable};
+use crate::commands::{columns, say, variable};
 use crate::running::load_geo;
 
 /// Tells where a client goes and why: every backend in the order of preference

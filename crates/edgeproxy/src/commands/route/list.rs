@@ -3,9 +3,9 @@
 use edgeproxy_route::{Backend, BackendError};
 use serde::Serialize;
 
+use super::Failure;
 use super::source::{self, SourceFlags};
-use super::{Failure, columns};
-use crate::commands::say;
+use crate::commands::{columns, say};
 
 /// Shows the backends
 #[derive(clap::Args)]

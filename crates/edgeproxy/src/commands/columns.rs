@@ -3,7 +3,7 @@
 use crate::commands::say;
 
 /// Prints `rows` below `names`; the columns in `numeric` are aligned to the right, names included.
-pub(super) fn print<const N: usize>(names: [&str; N], numeric: &[usize], mut rows: Vec<[String; N]>) {
+pub(crate) fn print<const N: usize>(names: [&str; N], numeric: &[usize], mut rows: Vec<[String; N]>) {
     let names = align(names, numeric, &mut rows);
     say::table(std::array::from_fn(|column| names[column].as_str()), &rows);
 }
