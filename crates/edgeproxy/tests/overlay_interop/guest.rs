@@ -26,7 +26,7 @@ const BOOT: Duration = Duration::from_secs(60);
 const ORDER: Duration = Duration::from_secs(60);
 
 /// The first program. Orders come in over the second serial line, one in a line; what they say goes back, and then how
-/// they ended.
+/// they ended. (The shell's own `read` gives half a line when a child ends meanwhile.)
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -42,7 +42,7 @@ ip route add default via 10.0.2.2
 stty -F /dev/ttyS1 raw -echo
 exec </dev/ttyS1 >/dev/ttyS1 2>&1
 echo =0
-while IFS= read -r order; do
+while order=$(head -n 1); do
     eval "$order" </dev/null
     printf '\n=%d\n' $?
 done
