@@ -9,7 +9,7 @@
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
-PACKAGES := sqlite3 openssl curl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils
+PACKAGES := sqlite3 openssl curl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils python3-venv
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The kernel whose WireGuard the tests talk to. It is unpacked here and booted by an emulator; none is installed.
@@ -19,7 +19,11 @@ GUEST_PACKAGE := linux-image-cloud-amd64
 TOOLS := $(TARGET_DIR)/tools
 BORINGTUN := boringtun-cli@0.7.1
 
-.PHONY: demo test lint unit fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages guest tools docs clean
+# What asks our API all that its description allows, and more.
+PYTHON ?= python3
+SCHEMATHESIS := target/schemathesis
+
+.PHONY: demo test lint unit conformance fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages guest tools docs clean
 
 demo: release
 	target/release/edgeproxy demo
@@ -27,7 +31,7 @@ demo: release
 release:
 	$(CARGO) build --release --locked -p edgeproxy
 
-test: packages guest tools lint unit fuzz-replay deny
+test: packages guest tools lint unit conformance fuzz-replay deny
 
 packages:
 	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -59,6 +63,17 @@ lint:
 
 unit:
 	$(CARGO) test --workspace --locked
+
+# The API of a gateway against openapi.json: no fault, and no answer that the document does not have.
+conformance: $(SCHEMATHESIS)/installed
+	EDGEPROXY_SCHEMATHESIS=$(CURDIR)/$(SCHEMATHESIS)/bin/schemathesis \
+		$(CARGO) test --locked -p edgeproxy --test gateway conformance -- --ignored --nocapture
+
+$(SCHEMATHESIS)/installed: crates/edgeproxy/tests/gateway/requirements.txt
+	rm -rf $(SCHEMATHESIS)
+	$(PYTHON) -m venv $(SCHEMATHESIS)
+	$(SCHEMATHESIS)/bin/pip install --quiet --requirement $<
+	touch $@
 
 # Every input the fuzzers have kept, through every target, and some more around them: no nightly compiler needed.
 fuzz-replay:

@@ -18,8 +18,10 @@ use tokio::sync::Mutex;
 use crate::running::Running;
 
 mod acceptor;
+mod allowance;
 mod backend_fields;
 mod backends;
+mod caller;
 mod connections;
 mod cut_timer;
 mod drain;
@@ -34,12 +36,15 @@ mod openapi;
 mod overlay;
 mod page;
 mod peer_fields;
+mod peer_figures;
 mod peers;
 mod problem;
 mod registration;
 
 pub(crate) use figures::{BackendFigures, OverlayFigures};
+pub(crate) use peer_figures::{GatewayFigures, PeerMetrics};
 
+use caller::Token;
 use cut_timer::CutTimers;
 use endpoints::Endpoints;
 use idempotency::KnownAnswers;
@@ -54,6 +59,8 @@ const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
 /// What all endpoints share.
 struct Api {
     running: Arc<Running>,
+    /// What opens the API of the peers.
+    tokens: Vec<Arc<Token>>,
     /// Answers to requests that carried a key, in case they are sent again.
     answers: KnownAnswers,
     /// Drains whose deadline is to come.
@@ -65,6 +72,7 @@ struct Api {
 /// Serves until the process ends.
 pub(crate) async fn serve(socket: TcpListener, running: Arc<Running>) {
     let api = Arc::new(Api {
+        tokens: Token::all(&running.config),
         running,
         answers: KnownAnswers::default(),
         cut_timers: CutTimers::default(),

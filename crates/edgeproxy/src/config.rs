@@ -30,9 +30,9 @@ mod routing;
 mod tests;
 mod value;
 
-pub(crate) use admin::{AdminSettings, Secret};
+pub(crate) use admin::{AdminSettings, Digest};
 pub(crate) use flags::{GatewayFlags, ProxyFlags};
-pub(crate) use gateway::GatewaySettings;
+pub(crate) use gateway::{GatewaySettings, Scope, TokenSettings};
 pub(crate) use log::{ConnectionLog, LogFormat, LogSettings};
 pub(crate) use overlay::{OverlaySettings, PublishSettings};
 pub(crate) use problem::{Origin, Problem};
@@ -113,7 +113,7 @@ impl Config {
         let admin = admin::read(&mut reader);
         let routing = routing::read(&mut reader);
         let overlay = overlay::read(&mut reader, role);
-        let gateway = gateway::read(&mut reader, role, overlay.mode);
+        let gateway = gateway::read(&mut reader, role, overlay.mode, &admin);
         let log = log::read(&mut reader);
         compare(&mut reader, role, &proxy, &admin, &routing);
         let Reader { settings, mut problems, notices, .. } = reader;

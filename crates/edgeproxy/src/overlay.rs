@@ -96,7 +96,7 @@ fn open_peers(settings: &GatewaySettings, own: &[IpNet], hub: &WgQuick) -> Resul
 }
 
 /// The file itself, or the region's out of a folder.
-fn file(path: &Path, region: &str) -> Result<PathBuf, String> {
+pub(crate) fn file(path: &Path, region: &str) -> Result<PathBuf, String> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
-use crate::admin::{BackendFigures, OverlayFigures};
+use crate::admin::{BackendFigures, GatewayFigures, OverlayFigures, PeerMetrics};
 use crate::config::{Config, Role};
 use crate::overlay::Started;
 use crate::process::ProcessFigures;
@@ -33,6 +33,7 @@ pub(crate) struct Running {
     pub(crate) metrics: Metrics,
     pub(crate) overlay: Option<Arc<Overlay>>,
     pub(crate) gateway: Option<Arc<Gateway>>,
+    pub(crate) peer_metrics: PeerMetrics,
     states: Arc<StatePool>,
     /// A drain the API asked for, and within which time.
     drain_order: watch::Sender<Option<Duration>>,
@@ -97,7 +98,10 @@ impl Running {
             let flows = Arc::new(PublishedFlows(Arc::clone(&pop)));
             Arc::new(peers.serve(device, flows))
         });
+        let peer_metrics = PeerMetrics::default();
         if let Some(gateway) = &gateway {
+            peer_metrics.register(&mut registry);
+            registry.register_collector(Box::new(GatewayFigures::new(Arc::clone(gateway), &peer_metrics)));
             tokio::spawn(Arc::clone(gateway).run());
         }
         let running = Arc::new(Self {
@@ -108,6 +112,7 @@ impl Running {
             metrics,
             overlay,
             gateway,
+            peer_metrics,
             states,
             drain_order,
             table_changed,

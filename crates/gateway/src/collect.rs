@@ -1,8 +1,10 @@
 //! What goes on by itself: peers end in their time, what was seen is written down, addresses come free.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use edgeproxy_overlay::Directory;
 use edgeproxy_store::peers::{PeerId, PeerRow, PeerWrite};
 use edgeproxy_tunnel::REJECT_AFTER;
 
@@ -60,6 +62,7 @@ impl Gateway {
             };
             match self.remove(id).await {
                 Ok(()) => {
+                    self.collected[end as usize].fetch_add(1, Relaxed);
                     tracing::info!(target: "audit", peer = %id, why = ?end, "peer collected");
                     ended.push((id, end));
                 }
@@ -156,8 +159,9 @@ impl Gateway {
         }
     }
 
-    /// Writes down what was seen, before the process ends.
+    /// Writes down what was seen, before the process ends: also of those that are awake.
     pub async fn settle(&self) {
+        self.device().peers().iter().for_each(|awake| self.register.note_asleep(awake));
         self.write_sightings().await;
     }
 }

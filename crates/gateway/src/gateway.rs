@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::addresses::{Addresses, PoolSettings};
+use crate::collect::End;
 use crate::deadlines::Deadlines;
 use crate::error::GatewayError;
 use crate::register::{Register, unix_now};
@@ -73,6 +74,8 @@ pub struct Gateway {
     device: Arc<Device>,
     flows: Arc<dyn Flows>,
     next_id: AtomicU64,
+    /// Peers that ended by themselves, by [`crate::End`].
+    pub(crate) collected: [AtomicU64; 2],
 }
 
 /// What is taken, also by peers that are not on disk yet.
@@ -156,6 +159,7 @@ impl Opened {
             device,
             flows,
             next_id: AtomicU64::new(self.next_id.0),
+            collected: Default::default(),
         }
     }
 }
@@ -171,6 +175,10 @@ pub struct Figures {
     pub resting: usize,
     /// The pools.
     pub pools: Vec<PoolFigures>,
+    /// Peers that have ended since the start because their time was over.
+    pub expired: u64,
+    /// The same, because they were idle.
+    pub idled: u64,
 }
 
 /// How full a pool is.
@@ -245,6 +253,8 @@ impl Gateway {
             awake: self.device.awake(),
             resting: claims.addresses.resting(),
             pools: pools.map(|(network, size, taken)| PoolFigures { network, size, taken }).collect(),
+            expired: self.collected[End::Expired as usize].load(Relaxed),
+            idled: self.collected[End::Idle as usize].load(Relaxed),
         }
     }
 

@@ -93,8 +93,8 @@ impl Gateway {
             greatest: Tai64N::default(),
             former: None,
         };
-        let PeerRequest { name, region, tags, .. } = request;
-        let peer = PeerRecord { row, name, region, tags, endpoint: None, received: 0, sent: 0 };
+        let PeerRequest { name, region, tags, owner, .. } = request;
+        let peer = PeerRecord { row, name, region, tags, owner, endpoint: None, received: 0, sent: 0 };
         Ok(Draft { peer, private, existing: false, claim: Some(claim) })
     }
 

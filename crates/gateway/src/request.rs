@@ -11,6 +11,8 @@ const WORD_MOST: usize = 63;
 const TAGS_MOST: usize = 16;
 /// Networks behind a peer, at most.
 const PREFIXES_MOST: usize = 64;
+/// Longest time a peer may be given: fifty years, well within what a row counts seconds in.
+const TIME_MOST: Duration = Duration::from_secs(50 * 31_557_600);
 /// A peer that ends sooner without a handshake could end while it is in use: a session lives so long.
 pub const IDLE_LEAST: Duration = Duration::from_secs(180);
 
@@ -39,6 +41,8 @@ pub struct PeerRequest {
     pub idle_ttl: Option<Duration>,
     /// It never ends for being idle.
     pub keep: bool,
+    /// Who has it made, by the name of its token.
+    pub owner: Option<String>,
 }
 
 /// A field that breaks its rule.
@@ -78,6 +82,9 @@ impl PeerRequest {
             if time.is_some_and(|time| time < least) {
                 return broken(field, format!("is shorter than {} s", least.as_secs()));
             }
+            if time.is_some_and(|time| time > TIME_MOST) {
+                return broken(field, format!("is longer than {} s", TIME_MOST.as_secs()));
+            }
         }
         Ok(())
     }
@@ -103,6 +110,8 @@ mod tests {
         assert_eq!(of(|request| request.tags = vec!["a\nb".to_owned()]), Err("tags"));
         assert_eq!(of(|request| request.tags = vec!["a".to_owned(); 17]), Err("tags"));
         assert_eq!(of(|request| request.ttl = Some(Duration::ZERO)), Err("ttl"));
+        assert_eq!(of(|request| request.ttl = Some(TIME_MOST)), Ok(()));
+        assert_eq!(of(|request| request.ttl = Some(Duration::MAX)), Err("ttl"));
         assert_eq!(of(|request| request.idle_ttl = Some(Duration::from_secs(179))), Err("idle_ttl"));
     }
 }

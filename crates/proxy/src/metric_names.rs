@@ -50,6 +50,22 @@ pub const CONNECTION_LOG_DROPPED: &str = "edge_connection_log_dropped";
 pub const OVERLAY_LOST: &str = "edge_overlay_lost";
 /// Peers of the overlay that are registered.
 pub const OVERLAY_PEERS: &str = "edge_overlay_peers";
+/// Peers that a gateway has registered, awake or not.
+pub const GATEWAY_PEERS: &str = "edge_gateway_peers";
+/// Those of them that have or had a session and are remembered.
+pub const GATEWAY_PEERS_AWAKE: &str = "edge_gateway_peers_awake";
+/// Addresses of a pool, by its network.
+pub const GATEWAY_ADDRESSES: &str = "edge_gateway_addresses";
+/// Those of them that are somebody's, the network's own, or rest; by network.
+pub const GATEWAY_ADDRESSES_TAKEN: &str = "edge_gateway_addresses_taken";
+/// Addresses that nobody has any more and nobody gets yet.
+pub const GATEWAY_ADDRESSES_RESTING: &str = "edge_gateway_addresses_resting";
+/// Time from a request for a peer to its answer, in seconds.
+pub const GATEWAY_CREATE_SECONDS: &str = "edge_gateway_create_seconds";
+/// Peers created, removed, rotated, and ended as their time was over (`expired`) or they were idle, by change.
+pub const GATEWAY_CHANGES: &str = "edge_gateway_changes";
+/// Requests about peers that were not done, by reason.
+pub const GATEWAY_REFUSALS: &str = "edge_gateway_refusals";
 /// 1 while `/readyz` says ready.
 pub const READY: &str = "edge_ready";
 /// 1, with the version as label.

@@ -1,10 +1,14 @@
 //! Connections of the admin address: few, and none for ever.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,8 +31,8 @@ pub(super) async fn serve(socket: TcpListener, router: Router) {
     loop {
         let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
         match socket.accept().await {
-            Ok((stream, _)) => {
-                tokio::spawn(serve_client(stream, router.clone(), permit));
+            Ok((stream, from)) => {
+                tokio::spawn(serve_client(stream, From(from), router.clone(), permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "the admin API cannot accept; pausing");
@@ -38,16 +42,25 @@ pub(super) async fn serve(socket: TcpListener, router: Router) {
     }
 }
 
-async fn serve_client(stream: TcpStream, router: Router, permit: OwnedSemaphorePermit) {
+/// Where a request comes from.
+#[derive(Clone, Copy)]
+pub(super) struct From(pub(super) SocketAddr);
+
+async fn serve_client(stream: TcpStream, from: From, router: Router, permit: OwnedSemaphorePermit) {
     let open = MAX_CONNECTIONS - permit.semaphore().available_permits();
     // Without these two a connection works as well; only slower, or it is given up later.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_MS);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(from);
+        router.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .keep_alive(open < MAX_KEPT_ALIVE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection of the admin API ended early");

@@ -1,16 +1,20 @@
-//! Who may use the API: whoever has the token; without a token, programs on this machine, but no page in a browser.
+//! Who may use the API: whoever has the token, or one for peers; without a token, programs on this machine, but no page
+//! in a browser.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Api;
+use super::acceptor::From;
+use super::caller::{self, Caller, Known};
 use super::problem::Problem;
-use crate::config::{Role, Secret};
+use crate::config::{Role, Scope};
 
 /// What tools generate clients from; it tells nothing about this machine.
 const DESCRIPTION: &str = "/api/v1/openapi.json";
@@ -20,32 +24,62 @@ const HEALTH: [&str; 3] = ["/healthz", "/health", "/readyz"];
 /// What works on a routing table.
 const OF_ROUTING: [&str; 4] = ["/api/v1/backends", "/api/v1/register", "/api/v1/heartbeat", "/api/v1/explain"];
 
+/// What tokens for peers open.
+const OF_PEERS: &str = "/api/v1/peers";
+
 /// Lets the request in, or says why not.
-pub(super) async fn admit(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let checked = match &api.running.config.admin.token {
-        Some(token) if path.starts_with("/api/") && path != DESCRIPTION => check_token(token, request.headers()),
-        Some(_) => Ok(()),
-        None if HEALTH.contains(&path) => Ok(()),
-        None => check_origin(request.headers()),
-    };
+pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
     let is_gateway = api.running.config.role == Role::Gateway;
-    match checked {
-        Ok(()) if is_gateway && OF_ROUTING.iter().any(|of_routing| path.starts_with(of_routing)) => {
+    let path = request.uri().path();
+    let of_peers = path.starts_with(OF_PEERS);
+    let of_routing = OF_ROUTING.iter().any(|of_routing| path.starts_with(of_routing));
+    let is_create = path == OF_PEERS && request.method() == Method::POST;
+    let response = match check(&api, &request) {
+        Ok(_) if is_gateway && of_routing => {
             Problem::unknown("a gateway has no routing table; ask a proxy".to_owned()).into_response()
         }
-        Ok(()) => next.run(request).await,
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
+    };
+    if of_peers {
+        api.running.peer_metrics.answered(is_create, response.status(), began.elapsed());
     }
+    response
 }
 
-fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer =
-        given.and_then(|given| given.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    match bearer {
-        Some((_, candidate)) if token.is(candidate.trim()) => Ok(()),
-        _ => Err(Problem::token_needed()),
+fn check(api: &Api, request: &Request) -> Result<Caller, Problem> {
+    let (path, headers) = (request.uri().path(), request.headers());
+    let from = request.extensions().get().map(|From(from)| *from);
+    let is_open = !path.starts_with("/api/") || path == DESCRIPTION;
+    let of_peers = path.starts_with(OF_PEERS);
+    let has_token = api.running.config.admin.token.is_some();
+    if is_open || !(has_token || (of_peers && !api.tokens.is_empty())) {
+        if !has_token && !HEALTH.contains(&path) {
+            check_origin(headers)?;
+        }
+        return Ok(Caller::anybody(from));
+    }
+    match caller::look_up(&api.running.config, &api.tokens, headers) {
+        Known::Admin => Ok(Caller::admin(from)),
+        Known::Token(token) if of_peers => {
+            let caller = Caller::holder(token, from);
+            // The least that any request of this kind needs; the endpoints say what else.
+            let reads = [Method::GET, Method::HEAD].contains(request.method());
+            caller.needs(if reads { Scope::Read } else { Scope::Create })?;
+            Ok(caller)
+        }
+        Known::Token(_) => {
+            Err(Problem::forbidden("this is a token for /api/v1/peers; the rest needs the one of admin.token_file"))
+        }
+        Known::Nothing => Err(Problem::token_needed(match (of_peers && !api.tokens.is_empty(), has_token) {
+            (true, true) => "a gateway.token or of admin.token_file",
+            (true, false) => "a gateway.token",
+            (false, _) => "admin.token_file",
+        })),
     }
 }
 

@@ -14,7 +14,10 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    use edgeproxy_gateway::Shown;
     use edgeproxy_route::{Exclusions, Moment, Place, Policy, RawBackend, Regions, Request, TableBuilder};
+    use edgeproxy_store::peers::{PeerId, PeerRecord, PeerRow};
+    use edgeproxy_tunnel::{PresharedKey, PublicKey, Tai64N};
     use serde::Serialize;
     use serde::de::DeserializeOwned;
     use serde_json::Value;
@@ -23,6 +26,8 @@ mod tests {
     use super::super::backends::Item;
     use super::super::drain::Order;
     use super::super::endpoints;
+    use super::super::peer_fields::PeerFields;
+    use super::super::peers::{Collection, Item as PeerItem, Rotation};
     use super::super::registration::Registration;
     use super::DOCUMENT;
 
@@ -57,7 +62,7 @@ mod tests {
     /// The fields that a strict request knows, from its complaint about a stranger.
     fn taken<T: DeserializeOwned>() -> BTreeSet<String> {
         let complaint = serde_json::from_str::<T>("{\"stranger\": 1}").err().unwrap().to_string();
-        let (_, fields) = complaint.split_once("expected one of ").unwrap();
+        let (_, fields) = complaint.split_once("expected ").unwrap();
         fields.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     }
 
@@ -98,5 +103,26 @@ mod tests {
         assert_eq!(described("BackendFields"), taken::<BackendFields>());
         assert_eq!(described("Registration"), taken::<Registration>());
         assert_eq!(described("DrainOrder"), taken::<Order>());
+        assert_eq!(described("PeerFields"), taken::<PeerFields>());
+        assert_eq!(described("Rotation"), taken::<Rotation>());
+        assert_eq!(described("Collection"), taken::<Collection>());
+        let row = PeerRow {
+            id: PeerId(1),
+            public: PublicKey([1; 32]),
+            preshared: PresharedKey::default(),
+            v4: None,
+            v6: None,
+            prefixes: Vec::new(),
+            created: 0,
+            expires: None,
+            idle: None,
+            keep: false,
+            handshake: None,
+            greatest: Tai64N::default(),
+            former: None,
+        };
+        let (tags, endpoint, received, sent) = (Vec::new(), None, 0, 0);
+        let peer = PeerRecord { row, name: None, region: None, tags, owner: None, endpoint, received, sent };
+        assert_eq!(described("Peer"), shown(&PeerItem::of(&Shown { peer, awake: None })));
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct PeerFields {
 impl PeerFields {
     /// # Errors
     /// The first field that is not what it should be.
-    pub(super) fn into_request(self) -> Result<PeerRequest, Problem> {
+    pub(super) fn into_request(self, owner: Option<String>) -> Result<PeerRequest, Problem> {
         let list = |field: &'static str, items: &[String]| -> Result<Vec<_>, Problem> {
             let parse = |item: &String| item.parse().map_err(|_| Problem::field(field, format!("{item:?} is none")));
             items.iter().map(parse).collect()
@@ -60,6 +60,7 @@ impl PeerFields {
             ttl: self.ttl_s.map(Duration::from_secs),
             idle_ttl: self.idle_ttl_s.map(Duration::from_secs),
             keep: self.keep,
+            owner,
         })
     }
 }

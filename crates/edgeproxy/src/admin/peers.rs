@@ -8,19 +8,25 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use edgeproxy_gateway::{AddressError, Created, End, Gateway, GatewayError, Shown, wg_quick};
-use edgeproxy_store::peers::{PeerFilter, PeerId};
+use edgeproxy_store::peers::{PeerFilter, PeerId, PeersError};
 use edgeproxy_tunnel::PublicKey;
 use serde::{Deserialize, Serialize};
 
+use super::caller::Caller;
 use super::idempotency::{self, Claim};
 use super::input::{Body, Name, Parameters};
 use super::page::{self, Page};
 use super::peer_fields::PeerFields;
 use super::problem::Problem;
 use super::{Api, off_thread, to_the_end};
+use crate::config::Scope;
 
 /// Peers of one batch, at most.
 const BATCH_MOST: usize = 1000;
+/// Numbers of peers end here, as those of the file's rows do.
+const LAST_NUMBER: u64 = i64::MAX as u64;
+/// How long a replaced key may count.
+const OVERLAP_MOST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a replaced key counts where nobody says otherwise.
 const OVERLAP: Duration = Duration::from_secs(600);
 
@@ -48,6 +54,8 @@ pub(super) struct Item {
     endpoint: Option<String>,
     bytes_received: u64,
     bytes_sent: u64,
+    /// The name of the token it was made with.
+    owner: Option<String>,
 }
 
 /// A new peer, and what it has to be told.
@@ -62,6 +70,8 @@ pub(super) struct New {
     preshared_key: Option<String>,
     /// A wg-quick file.
     config: String,
+    /// It was there already, as it is.
+    existing: bool,
 }
 
 /// What became of one of a batch.
@@ -95,19 +105,21 @@ impl Item {
             endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
             bytes_received: peer.received,
             bytes_sent: peer.sent,
+            owner: peer.owner.clone(),
         }
     }
 }
 
 impl New {
     fn of(created: Created, api: &Api, gateway: &Gateway) -> Self {
-        let Created { peer, private, .. } = created;
+        let Created { peer, private, existing } = created;
         let config = wg_quick(&peer.row, private.as_ref(), &api.running.bearings(gateway)).to_string();
         let preshared = &peer.row.preshared;
         Self {
             private_key: private.map(|private| private.to_base64().to_string()),
             preshared_key: preshared.is_set().then(|| preshared.to_base64().to_string()),
             config,
+            existing,
             peer: Item::of(&Shown { peer, awake: None }),
         }
     }
@@ -136,7 +148,8 @@ pub(super) async fn list(
 ) -> Result<Json<Page<Item>>, Problem> {
     let gateway = gateway(&api)?;
     let limit = page::limit(filter.limit.as_deref())?;
-    let after = filter.cursor.as_deref().map(page::number_of_cursor).transpose()?.unwrap_or(0);
+    // Beyond the numbers that the file can have there is nothing.
+    let after = filter.cursor.as_deref().map(page::number_of_cursor).transpose()?.unwrap_or(0).min(LAST_NUMBER);
     let wanted = PeerFilter { name: filter.name, region: filter.region, tag: filter.tag };
     let shown = off_thread(move || gateway.page(PeerId(after), limit + 1, &wanted)).await??;
     let items = Page::of(shown, limit, |last| page::cursor_of_number(last.peer.row.id.0));
@@ -152,15 +165,18 @@ pub(super) async fn show(State(api): State<Arc<Api>>, Name(name): Name) -> Resul
 
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     headers: HeaderMap,
     Body { value, raw }: Body<PeerFields>,
 ) -> Result<Response, Problem> {
-    once(api, &headers, &raw, |api| async move {
+    caller.take(1)?;
+    once(api, &headers, &raw, caller, |api, caller| async move {
         let gateway = gateway(&api)?;
-        let created = gateway.create(value.into_request()?).await?;
+        let request = value.into_request(caller.as_owner())?;
+        let created = own(gateway.create(request).await, &caller)?;
         let status = if created.existing { StatusCode::OK } else { StatusCode::CREATED };
         let location = [(header::LOCATION, format!("/api/v1/peers/{}", created.peer.row.id))];
-        told(&created);
+        told(&api, &caller, &created);
         Ok((status, location, Json(New::of(created, &api, &gateway))).into_response())
     })
     .await
@@ -174,29 +190,33 @@ pub(super) struct Batch {
 
 pub(super) async fn create_batch(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     headers: HeaderMap,
     Body { value, raw }: Body<Batch>,
 ) -> Result<Response, Problem> {
     if value.peers.len() > BATCH_MOST {
         return Err(Problem::field("peers", format!("are more than the {BATCH_MOST} of a batch")));
     }
-    once(api, &headers, &raw, |api| async move {
+    caller.take(value.peers.len())?;
+    once(api, &headers, &raw, caller, |api, caller| async move {
         let gateway = gateway(&api)?;
+        let request = |fields: PeerFields| fields.into_request(caller.as_owner());
         let (requests, broken): (Vec<_>, Vec<_>) =
-            value.peers.into_iter().map(PeerFields::into_request).enumerate().partition(|(_, request)| request.is_ok());
+            value.peers.into_iter().map(request).enumerate().partition(|(_, request)| request.is_ok());
         let (places, requests): (Vec<_>, Vec<_>) =
             requests.into_iter().filter_map(|(at, ok)| Some((at, ok.ok()?))).unzip();
         let created = gateway.create_all(requests).await;
         let failed = |problem: Problem| {
             let (status, detail, field) = problem.parts();
+            api.running.peer_metrics.refused(status);
             Outcome::Failed { status, detail, field }
         };
-        let done = |result: Result<Created, GatewayError>| match result {
+        let done = |result: Result<Created, GatewayError>| match own(result, &caller) {
             Ok(created) => {
-                told(&created);
+                told(&api, &caller, &created);
                 Outcome::Done(Box::new(New::of(created, &api, &gateway)))
             }
-            Err(error) => failed(error.into()),
+            Err(problem) => failed(problem),
         };
         let mut outcomes: Vec<_> = places.into_iter().zip(created.into_iter().map(done)).collect();
         outcomes.extend(broken.into_iter().filter_map(|(at, broken)| Some((at, failed(broken.err()?)))));
@@ -207,12 +227,18 @@ pub(super) async fn create_batch(
     .await
 }
 
-pub(super) async fn remove(State(api): State<Arc<Api>>, Name(name): Name) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Name(name): Name,
+) -> Result<StatusCode, Problem> {
+    caller.take(1)?;
     to_the_end(async move {
         let gateway = gateway(&api)?;
-        let id = find(&gateway, &name)?;
+        let id = find_to_change(&gateway, &name, &caller)?;
         gateway.remove(id).await?;
-        tracing::info!(target: "audit", peer = %id, "peer removed");
+        api.running.peer_metrics.removed();
+        tracing::info!(target: "audit", token = caller.name(), from = %caller.from, peer = %id, "peer removed");
         Ok(StatusCode::NO_CONTENT)
     })
     .await
@@ -227,16 +253,25 @@ pub(super) struct Rotation {
 
 pub(super) async fn rotate(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Name(name): Name,
     Body { value, .. }: Body<Rotation>,
 ) -> Result<Json<New>, Problem> {
+    caller.take(1)?;
     to_the_end(async move {
         let gateway = gateway(&api)?;
-        let id = find(&gateway, &name)?;
+        let id = find_to_change(&gateway, &name, &caller)?;
         let public = value.public_key.as_deref().map(|key| super::peer_fields::key("public_key", key)).transpose()?;
         let overlap = value.overlap_s.map_or(OVERLAP, Duration::from_secs);
+        if overlap > OVERLAP_MOST {
+            return Err(Problem::field("overlap_s", format!("is longer than {} s", OVERLAP_MOST.as_secs())));
+        }
         let rotated = gateway.rotate(id, public, overlap).await?;
-        tracing::info!(target: "audit", peer = %id, public_key = %rotated.peer.row.public, "peer has another key");
+        api.running.peer_metrics.rotated();
+        let key = rotated.peer.row.public;
+        tracing::info!(
+            target: "audit", token = caller.name(), from = %caller.from, peer = %id, public_key = %key, "peer has another key"
+        );
         Ok(Json(New::of(rotated, &api, &gateway)))
     })
     .await
@@ -264,11 +299,17 @@ struct EndedPeer {
 
 pub(super) async fn collect(
     State(api): State<Arc<Api>>,
+    caller: Caller,
     Body { value: Collection { dry_run }, .. }: Body<Collection>,
 ) -> Result<Json<Collected>, Problem> {
+    caller.needs(Scope::Manage)?;
     to_the_end(async move {
         let gateway = gateway(&api)?;
         let ended = if dry_run { gateway.ending() } else { gateway.collect().await };
+        if !dry_run {
+            let peers = ended.len();
+            tracing::info!(target: "audit", token = caller.name(), from = %caller.from, peers, "peers were to be collected");
+        }
         let ended = ended.into_iter().map(|(id, why)| EndedPeer { id: id.to_string(), why: word(why) });
         Ok(Json(Collected { ended: ended.collect(), dry_run }))
     })
@@ -287,13 +328,16 @@ async fn once<F: Future<Output = Result<Response, Problem>> + Send + 'static>(
     api: Arc<Api>,
     headers: &HeaderMap,
     raw: &[u8],
-    work: impl FnOnce(Arc<Api>) -> F,
+    caller: Caller,
+    work: impl FnOnce(Arc<Api>, Caller) -> F,
 ) -> Result<Response, Problem> {
-    let Some(key) = idempotency::key(headers)? else { return to_the_end(work(api)).await };
+    let Some(key) = idempotency::key(headers)? else { return to_the_end(work(api, caller)).await };
+    // The answer may hold keys: it is for nobody else, whatever they call their requests.
+    let key = format!("{} {key}", caller.name().unwrap_or_default());
     match api.answers.claim(&key, raw)? {
         Claim::Answered(answer) => Ok(answer.into_response()),
         Claim::Open(ticket) => {
-            let work = work(Arc::clone(&api));
+            let work = work(Arc::clone(&api), caller);
             to_the_end(async move {
                 let response = work.await.unwrap_or_else(IntoResponse::into_response);
                 Ok(api.answers.settle(ticket, response).await)
@@ -303,10 +347,23 @@ async fn once<F: Future<Output = Result<Response, Problem>> + Send + 'static>(
     }
 }
 
-fn told(created: &Created) {
+/// A peer that was there already is told to whoever may change it: the answer has its preshared key.
+fn own(created: Result<Created, GatewayError>, caller: &Caller) -> Result<Created, Problem> {
+    let created = created?;
+    if created.existing && !caller.may_change(created.peer.owner.as_deref()) {
+        return Err(GatewayError::KeyTaken(created.peer.row.public).into());
+    }
+    Ok(created)
+}
+
+fn told(api: &Api, caller: &Caller, created: &Created) {
     let row = &created.peer.row;
     if !created.existing {
-        tracing::info!(target: "audit", peer = %row.id, public_key = %row.public, name = created.peer.name, "peer created");
+        api.running.peer_metrics.created();
+        let (name, from) = (&created.peer.name, caller.from);
+        tracing::info!(
+            target: "audit", token = caller.name(), %from, peer = %row.id, public_key = %row.public, name, "peer created"
+        );
     }
 }
 
@@ -324,6 +381,24 @@ fn find(gateway: &Gateway, name: &str) -> Result<PeerId, Problem> {
     }
     let key: Option<PublicKey> = name.replace('-', "+").replace('_', "/").parse().ok();
     key.and_then(|key| gateway.find(&key)).ok_or_else(|| unknown(name))
+}
+
+/// The same for whoever is to change it.
+fn find_to_change(gateway: &Gateway, name: &str, caller: &Caller) -> Result<PeerId, Problem> {
+    let id = find(gateway, name)?;
+    if caller.manages() {
+        return Ok(id);
+    }
+    let peer = gateway.show(id)?.ok_or_else(|| unknown(name))?.peer;
+    if !caller.may_change(peer.owner.as_deref()) {
+        let (token, from) = (caller.name().unwrap_or_default(), caller.from);
+        tracing::info!(target: "audit", token, %from, peer = %id, "refused: a peer of another");
+        return Err(Problem::forbidden(format!(
+            "peer {id} was not made with the token {token:?}; to change it needs scope {}",
+            Scope::Manage.word()
+        )));
+    }
+    Ok(id)
 }
 
 fn unknown(name: &str) -> Problem {
@@ -347,6 +422,11 @@ impl From<GatewayError> for Problem {
                 Self::conflict(error.to_string()).about("public_key")
             }
             GatewayError::Busy(_) => Self::conflict(error.to_string()),
+            // Of the machine, and soon over if somebody makes room.
+            GatewayError::Store(PeersError::NoRoom { .. }) => {
+                tracing::error!(%error, "a peer could not be written");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+            }
             GatewayError::Twice { .. } | GatewayError::Store(_) => Self::internal(&error),
         }
     }

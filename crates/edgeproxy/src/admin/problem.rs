@@ -1,8 +1,10 @@
 //! Every error answer: a problem document (RFC 9457) that says what is wrong and what would be right.
 
+use std::borrow::Cow;
 use std::fmt::Display;
+use std::time::Duration;
 
-use axum::http::{HeaderName, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use edgeproxy_route::BackendError;
 use edgeproxy_store::{EditError, StoreError};
@@ -15,7 +17,7 @@ pub(super) struct Problem {
     detail: String,
     /// Which field or parameter is meant, where one is.
     field: Option<String>,
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, Cow<'static, str>)>,
 }
 
 impl Problem {
@@ -63,11 +65,24 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, detail)
     }
 
-    /// 401: the token is missing or wrong.
-    pub(super) fn token_needed() -> Self {
-        let detail = "needs the header `Authorization: Bearer TOKEN`, with the token of admin.token_file";
-        let header = Some((header::WWW_AUTHENTICATE, "Bearer realm=\"edgeproxy\""));
+    /// 401: the token is missing or wrong. `whose` opens what was asked for.
+    pub(super) fn token_needed(whose: &str) -> Self {
+        let detail = format!("needs the header `Authorization: Bearer TOKEN`, with the token of {whose}");
+        let header = Some((header::WWW_AUTHENTICATE, "Bearer realm=\"edgeproxy\"".into()));
         Self { header, ..Self::new(StatusCode::UNAUTHORIZED, detail) }
+    }
+
+    /// 403: the token is known, and does not open this.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
+    }
+
+    /// 429: too much at once; may be asked again after this time.
+    pub(super) fn too_many(detail: impl Into<String>, wait: Duration) -> Self {
+        // Whole seconds, and no sooner.
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let header = Some((header::RETRY_AFTER, seconds.to_string().into()));
+        Self { header, ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
     /// The same about a field that this request calls otherwise.
@@ -95,7 +110,7 @@ impl From<EditError> for Problem {
             EditError::Unknown { id, .. } => Self::unknown_backend(&id),
             EditError::Rejected(BackendError { field, rule, .. }) => Self::field(field, rule),
             EditError::Store(error @ StoreError::Locked { .. }) => Self {
-                header: Some((header::RETRY_AFTER, "1")),
+                header: Some((header::RETRY_AFTER, "1".into())),
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             },
             EditError::Store(error) => Self::internal(&error),
@@ -116,8 +131,10 @@ impl IntoResponse for Problem {
         }
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         let mut response = (self.status, kind, document.to_string()).into_response();
-        if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, axum::http::HeaderValue::from_static(value));
+        if let Some((name, value)) = self.header
+            && let Ok(value) = HeaderValue::from_str(&value)
+        {
+            response.headers_mut().insert(name, value);
         }
         response
     }

@@ -1,4 +1,4 @@
-//! `edgeproxy check`: reads everything `proxy` would, tells every mistake, and binds nothing.
+//! `edgeproxy check`: reads everything `proxy` or `gateway` would, tells every mistake, and binds nothing.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,22 @@ use edgeproxy_route::{BackendError, Regions, StatePool, Table, TableBuilder};
 use edgeproxy_store::RoutingDb;
 use serde::Serialize;
 
+mod hub;
+
 use super::{BAD_USAGE, say, unknown_region};
 use crate::config::{Config, ConnectionLog, Problem, ProxyFlags, Role, Setting, reference};
 use crate::running::load_geo;
+use hub::Hub;
 
 /// Reads the configuration and the files it names, and tells every mistake; if there is none, what applies and who set
-/// it. Nothing is bound. Takes the flags of `proxy`.
+/// it. Nothing is bound. Takes the flags of `proxy`; those of them that `gateway` has mean the same with --gateway.
 #[derive(clap::Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     flags: ProxyFlags,
+    /// Check what `edgeproxy gateway` would read, instead of `edgeproxy proxy`
+    #[arg(long)]
+    gateway: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -36,6 +42,8 @@ struct Report {
     settings: Vec<Setting>,
     routing: Option<Routing>,
     geo: Option<Geo>,
+    /// What a gateway reads instead of a routing table.
+    gateway: Option<Hub>,
     /// Why the connection log cannot be written to its file.
     connection_log_error: Option<String>,
     /// What stops nothing and should be known.
@@ -75,7 +83,8 @@ impl Check {
             say::line(reference().trim_end());
             return ExitCode::SUCCESS;
         }
-        let report = match Config::load(Role::Proxy, &self.flags, std::env::vars_os()) {
+        let role = if self.gateway { Role::Gateway } else { Role::Proxy };
+        let report = match Config::load(role, &self.flags, std::env::vars_os()) {
             Ok(config) => Report::of(config),
             Err(problems) => Report { problems, ..Report::default() },
         };
@@ -95,16 +104,23 @@ impl Check {
 impl Report {
     fn of(config: Config) -> Self {
         let mut notices = config.notices.clone();
-        let (routing, table) = Routing::of(&config);
-        if let Some(table) = table {
-            notices.extend(unreached(&config, &table));
-        }
+        let (routing, gateway) = match config.role {
+            Role::Proxy => {
+                let (routing, table) = Routing::of(&config);
+                notices.extend(table.iter().flat_map(|table| unreached(&config, table)));
+                (Some(routing), None)
+            }
+            Role::Gateway => (None, Some(Hub::of(&config))),
+        };
+        notices.extend(gateway.iter().flat_map(|hub| hub.notes.clone()));
         let connection_log_error = unwritable(&config.log.connections);
         let geo = Geo::of(config.routing.geoip);
-        let errors = [&routing.error, &geo.error, &connection_log_error];
-        let ok = errors.iter().all(|error| error.is_none()) && routing.rejected.is_empty();
-        let (routing, geo) = (Some(routing), Some(geo));
-        Self { ok, problems: Vec::new(), settings: config.settings, routing, geo, connection_log_error, notices }
+        let routing_is_good =
+            routing.as_ref().is_none_or(|routing| routing.error.is_none() && routing.rejected.is_empty());
+        let gateway_is_good = gateway.as_ref().is_none_or(|hub| hub.errors.is_empty());
+        let ok = routing_is_good && gateway_is_good && geo.error.is_none() && connection_log_error.is_none();
+        let (problems, settings, geo) = (Vec::new(), config.settings, Some(geo));
+        Self { ok, problems, settings, routing, geo, gateway, connection_log_error, notices }
     }
 
     fn print(&self) {
@@ -118,6 +134,9 @@ impl Report {
         }
         if let Some(geo) = &self.geo {
             geo.print();
+        }
+        if let Some(hub) = &self.gateway {
+            hub.print();
         }
         if let Some(error) = &self.connection_log_error {
             say::mistake(format_args!("connection log: {error}"));

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use aws_lc_rs::digest;
 use subtle::ConstantTimeEq;
 
 use super::problem::Origin;
@@ -26,17 +27,42 @@ pub(crate) struct AdminSettings {
 
 /// A text that is never shown.
 #[derive(Clone)]
-pub(crate) struct Secret(String);
+pub(crate) struct Secret {
+    text: String,
+    digest: Digest,
+}
+
+/// What a text is compared by: as long for every text.
+#[derive(Clone, Copy)]
+pub(crate) struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of a text that somebody claims to be a secret.
+    pub(crate) fn of(text: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        Self(bytes)
+    }
+}
 
 impl Secret {
-    /// Whether this is the secret; takes as long for a near miss as for a far one.
-    pub(crate) fn is(&self, candidate: &str) -> bool {
-        self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+    pub(super) fn new(text: String) -> Self {
+        Self { digest: Digest::of(&text), text }
+    }
+
+    /// Whether this is the secret; takes as long for a near miss as for a far one, and for a short one as for a long one.
+    pub(crate) fn is(&self, candidate: &Digest) -> bool {
+        self.digest.0.ct_eq(&candidate.0).into()
+    }
+
+    /// Whether both are the same.
+    pub(super) fn equals(&self, other: &Self) -> bool {
+        self.is(&other.digest)
     }
 
     /// The text itself, for a request to the API that it opens.
     pub(crate) fn reveal(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
@@ -51,7 +77,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> AdminSettings {
     let problems = section.reader.problems.len();
     let listen = section.address("listen");
     let listen_is_good = section.reader.problems.len() == problems;
-    let token = token(&mut section);
+    let token = section.token("token_file");
     if token.is_none() && section.origin("token_file") == Origin::Default && listen_is_good && !is_loopback(listen) {
         let message = format!(
             "is not set, and must be as admin.listen is {listen} ({}), which is not a loopback address: \
@@ -67,13 +93,16 @@ fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-fn token(section: &mut Section<'_, '_>) -> Option<Secret> {
-    let path = section.path("token_file")?;
-    match read_token(&path) {
-        Ok(token) => Some(Secret(token)),
-        Err(rule) => {
-            section.complain("token_file", format!("{} {rule}", path.display()));
-            None
+impl Section<'_, '_> {
+    /// The token in the file that this key names.
+    pub(super) fn token(&mut self, name: &str) -> Option<Secret> {
+        let path = self.path(name)?;
+        match read_token(&path) {
+            Ok(token) => Some(Secret::new(token)),
+            Err(rule) => {
+                self.complain(name, format!("{} {rule}", path.display()));
+                None
+            }
         }
     }
 }
@@ -111,10 +140,10 @@ mod tests {
 
     #[test]
     fn a_secret_is_compared_and_never_shown() {
-        let secret = Secret("s3cret".to_owned());
-        assert!(secret.is("s3cret"));
+        let secret = Secret::new("s3cret".to_owned());
+        assert!(secret.is(&Digest::of("s3cret")));
         for other in ["", "s3cre", "s3cret ", "S3cret"] {
-            assert!(!secret.is(other), "{other:?}");
+            assert!(!secret.is(&Digest::of(other)), "{other:?}");
         }
         assert_eq!(format!("{secret:?}"), "Secret(..)");
     }

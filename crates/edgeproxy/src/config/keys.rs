@@ -157,6 +157,12 @@ pub(super) static SECTIONS: &[SectionName] = &[
     },
     SectionName { path: "gateway", several: false, doc: "Peers that `edgeproxy gateway` hands out by its API." },
     SectionName { path: "gateway.pool", several: true, doc: "Addresses for the peers of a region. In the file only." },
+    SectionName {
+        path: "gateway.token",
+        several: true,
+        doc: "A token that opens `/api/v1/peers` and nothing else. Where there are any, that needs one of them, or the \
+              token of `admin.token_file`, which opens everything. In the file only.",
+    },
     SectionName { path: "log", several: false, doc: "What is logged, and where to." },
 ];
 
@@ -265,6 +271,12 @@ pub(super) static KEYS: &[Key] = &[
 
     key("gateway.pool", "region", Kind::Code, Required("a region, such as \"sa\""), "Peers of this region get their addresses from here, and from here alone."),
     key("gateway.pool", "networks", Kind::Networks, Required("networks, such as [\"10.50.1.0/24\"]"), "Its networks. They may lie in those of `gateway.pools`, which then leave them out."),
+
+    key("gateway.token", "name", Kind::Code, Required("a name, such as \"ci\""), "Who it is for, as the log names it. A peer remembers the name of the token that made it."),
+    key("gateway.token", "file", Kind::Path, Required("a file, such as \"ci.token\""), "File whose first line is the token; refused when its group or others can read it."),
+    key("gateway.token", "scope", Kind::Word(&["read", "create", "manage"]), Value("read"),
+        "What it opens. `read`: lists and shows peers. `create`: also makes some, and removes and rotates those that were made with a token of this name. `manage`: all of it."),
+    key("gateway.token", "rate", count(0, 1_000_000), Value("0"), "Peers that may be created, removed or rotated by it each second; more are refused (429). A second's worth may come at once, and a batch comes whole and is waited for afterwards. 0: any number."),
 
     key("log", "level", Kind::Filter, Value("info"), "What the operational log on stderr tells: `off`, `error`, `warn`, `info`, `debug` or `trace`, also by target, such as `info,edgeproxy_proxy=debug`.")
         .flag("log").variable_named("EDGEPROXY_LOG"),

@@ -57,7 +57,11 @@ impl Setup {
     }
 
     fn load(&self) -> Result<Config, Vec<Problem>> {
-        Config::load(Role::Proxy, &self.flags, self.variables.clone())
+        self.load_as(Role::Proxy)
+    }
+
+    fn load_as(&self, role: Role) -> Result<Config, Vec<Problem>> {
+        Config::load(role, &self.flags, self.variables.clone())
     }
 
     /// The configuration, which must be good.

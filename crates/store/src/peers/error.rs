@@ -43,7 +43,13 @@ pub enum PeersError {
         /// What is wrong with it.
         reason: String,
     },
-    /// All the rest: no permission, disk full, I/O errors.
+    /// There is no room on the disk.
+    #[error("{path}: no room is left on its disk; make some, and ask again")]
+    NoRoom {
+        /// The path as it was given.
+        path: String,
+    },
+    /// All the rest: no permission, I/O errors.
     #[error("{path}: {reason}")]
     Failed {
         /// The path as it was given.
@@ -61,6 +67,7 @@ impl PeersError {
             match error.sqlite_error_code() {
                 Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { path, reason },
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::InUse { path },
+                Some(ErrorCode::DiskFull) => Self::NoRoom { path },
                 _ => Self::Failed { path, reason },
             }
         }

@@ -236,8 +236,8 @@ fn apply(to: &Transaction<'_>, write: &PeerWrite) -> rusqlite::Result<usize> {
         }
         PeerWrite::See(sightings) => {
             let mut update = to.prepare_cached(
-                "UPDATE peers SET handshake = ?2, greatest = ?3, endpoint = ?4, received = received + ?5, \
-                 sent = sent + ?6 WHERE id = ?1",
+                "UPDATE peers SET handshake = ?2, greatest = ?3, endpoint = coalesce(?4, endpoint), \
+                 received = received + ?5, sent = sent + ?6 WHERE id = ?1",
             )?;
             for Sighting { id, handshake, greatest, endpoint, received, sent } in sightings {
                 let endpoint = endpoint.map(|endpoint| endpoint.to_string());
@@ -255,12 +255,12 @@ fn apply(to: &Transaction<'_>, write: &PeerWrite) -> rusqlite::Result<usize> {
 }
 
 fn add(to: &Transaction<'_>, record: &PeerRecord) -> rusqlite::Result<()> {
-    let PeerRecord { row, name, region, tags, .. } = record;
+    let PeerRecord { row, name, region, tags, owner, .. } = record;
     let former = FormerColumns::of(row.former.as_ref());
     to.prepare_cached(
         "INSERT INTO peers (id, public_key, preshared_key, name, region, tags, v4, v6, prefixes, created, expires, idle, \
-         keep, handshake, greatest, former_key, former_until, former_greatest) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+         keep, handshake, greatest, former_key, former_until, former_greatest, owner) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
     )?
     .execute(params![
         row.id,
@@ -281,6 +281,7 @@ fn add(to: &Transaction<'_>, record: &PeerRecord) -> rusqlite::Result<()> {
         former.key,
         former.until,
         former.greatest,
+        owner,
     ])?;
     for tag in tags {
         to.prepare_cached("INSERT OR IGNORE INTO peer_tags VALUES (?, ?)")?.execute(params![tag, row.id])?;

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags, ToSql};
 
 use super::error::PeersError;
 use super::record::{PeerId, PeerRecord};
-use super::schema::{MORE_COLUMNS, ROW_COLUMNS, record_of};
+use super::schema::{MORE_COLUMNS, ROW_COLUMNS, VERSION, record_of};
 
 /// Which peers are listed: those for which all that is named holds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -38,6 +38,27 @@ impl PeerPages {
             Ok(conn)
         };
         Ok(Self { conn: open().map_err(PeersError::at(path))?, path: path.to_owned() })
+    }
+
+    /// How many there are. `None`: there is no file yet.
+    ///
+    /// # Errors
+    /// [`PeersError`].
+    pub fn count(path: &Path) -> Result<Option<u64>, PeersError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let Self { conn, .. } = Self::open(path)?;
+        let failed = PeersError::at(path);
+        let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
+        match (version, tables) {
+            (VERSION, _) => {
+                conn.query_row("SELECT count(*) FROM peers", [], |row| row.get(0)).map(Some).map_err(failed)
+            }
+            (0, 0) => Ok(Some(0)),
+            _ => Err(PeersError::Foreign { path: path.display().to_string(), version, ours: VERSION }),
+        }
     }
 
     /// Up to `limit` peers whose number is above `after`, by number.

@@ -43,6 +43,8 @@ pub struct PeerRecord {
     pub region: Option<String>,
     /// Words to find it by.
     pub tags: Vec<String>,
+    /// Who had it made, by the name of its token; `None`: whoever runs the gateway.
+    pub owner: Option<String>,
     /// Where it was when it last was heard.
     pub endpoint: Option<SocketAddr>,
     /// Bytes of datagrams from it.

@@ -21,6 +21,7 @@ CREATE TABLE peers (
     name          TEXT,
     region        TEXT,
     tags          TEXT,
+    owner         TEXT,
     v4            INTEGER,
     v6            BLOB,
     prefixes      TEXT,
@@ -47,7 +48,7 @@ CREATE TABLE released (address TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT
 pub(super) const ROW_COLUMNS: &str = "id, public_key, preshared_key, v4, v6, prefixes, created, expires, idle, keep, \
                                       handshake, greatest, former_key, former_until, former_greatest";
 /// What follows them in [`record_of`].
-pub(super) const MORE_COLUMNS: &str = "name, region, tags, endpoint, received, sent";
+pub(super) const MORE_COLUMNS: &str = "name, region, tags, endpoint, received, sent, owner";
 
 /// Makes the tables in a new file, and refuses files that are not ours.
 pub(super) fn prepare(conn: &Connection, path: &Path) -> Result<(), PeersError> {
@@ -89,6 +90,7 @@ pub(super) fn record_of(row: &Row<'_>, path: &Path) -> Result<PeerRecord, PeersE
             endpoint: endpoint.and_then(|endpoint| endpoint.parse().ok()),
             received: row.get(19)?,
             sent: row.get(20)?,
+            owner: row.get(21)?,
         })
     };
     more().map_err(|error| wrong(id, error.to_string()))

@@ -27,7 +27,7 @@ fn record(id: u64) -> PeerRecord {
         former: None,
     };
     let (name, region, tags) = (Some("ci".to_owned()), None, vec!["a".to_owned(), "b".to_owned()]);
-    PeerRecord { row, name, region, tags, endpoint: None, received: 0, sent: 0 }
+    PeerRecord { row, name, region, tags, owner: None, endpoint: None, received: 0, sent: 0 }
 }
 
 fn open(path: &Path) -> (PeersJournal, Vec<PeerRow>, PeerId) {

@@ -19,7 +19,6 @@ use crate::commands::{Failure, say};
 
 mod batch;
 mod draft;
-mod numbers;
 mod tally;
 
 /// Registers the peers of wg-quick files, of a hub's or of what `wg showconf` prints, however many they are
@@ -64,7 +63,7 @@ impl Import {
         }
         let pools = self.pools(client)?;
         let mut tally = Tally::new(self.files.iter().map(|file| file.display().to_string()).collect(), self.json);
-        let mut batch = Batch::new(client, self.dry_run)?;
+        let mut batch = Batch::new(client, self.dry_run);
         let mut met = Met::new();
         let read = (0..self.files.len())
             .try_for_each(|file| self.read(file, &pools, &mut met, &mut batch, &mut tally))

@@ -12,7 +12,7 @@ use super::Setup;
 use crate::config::keys::{Fallback, KEYS, Key, SECTIONS};
 use crate::config::kind::Kind;
 use crate::config::reference;
-use crate::config::{Config, ProxyFlags};
+use crate::config::{Config, ProxyFlags, Role};
 
 /// A file that has a table of every section, and a check of every kind with keys of its own.
 const EVERYTHING: &str = r#"
@@ -38,6 +38,12 @@ networks = ["10.50.1.0/24"]
 [[publish]]
 listen = "10.50.0.1:5432"
 target = "db.example.internal:5432"
+[[gateway.pool]]
+region = "sa"
+networks = ["10.50.1.0/24"]
+[[gateway.token]]
+name = "ci"
+file = "ci.token"
 "#;
 
 #[test]
@@ -165,6 +171,15 @@ fn bounds_hold_and_are_told() {
     }
 }
 
+/// What a gateway's token needs around it.
+const A_GATEWAY: &str = r#"name = "ci"
+file = "ci.token"
+[gateway]
+db = "peers.db"
+[overlay]
+config = "hub.conf"
+"#;
+
 #[test]
 fn every_word_is_understood() {
     let mut words_seen = 0;
@@ -174,16 +189,21 @@ fn every_word_is_understood() {
         for word in words {
             let needed = if *word == "exchange" { "expect = \"x\"\n" } else { "" };
             let text = file_with(key, &format!("\"{word}\"")) + needed;
-            let config = Setup::file(&format!("region = \"fra\"\n{text}")).config();
-            let Config { proxy, log, overlay, .. } = &config;
+            let of_gateway = key.section == "gateway.token";
+            let more = if of_gateway { A_GATEWAY } else { "" };
+            let setup = Setup::file(&format!("region = \"fra\"\n{text}{more}"));
+            setup.write("ci.token", "s3cret", 0o600);
+            let role = if of_gateway { Role::Gateway } else { Role::Proxy };
+            let config = setup.load_as(role).unwrap_or_else(|problems| panic!("{problems:#?}"));
+            let Config { proxy, log, overlay, gateway, .. } = &config;
             // What was made of the word, wherever it ended up.
-            meanings.insert(format!("{:?} {:?} {:?} {:?}", proxy.listeners, proxy.checks, log, overlay));
+            meanings.insert(format!("{:?} {:?} {:?} {:?} {gateway:?}", proxy.listeners, proxy.checks, log, overlay));
             words_seen += 1;
         }
         assert_eq!(meanings.len(), words.len(), "{}: two words mean the same", key.path());
         assert!(said_about(key, "\"other\"")[0].starts_with("\"other\" is none of "), "{}", key.path());
     }
-    assert_eq!(words_seen, 20);
+    assert_eq!(words_seen, 23);
 }
 
 #[test]

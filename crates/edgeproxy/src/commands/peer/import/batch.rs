@@ -4,7 +4,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::draft::Draft;
-use super::numbers;
 use super::tally::{Origin, Tally};
 use crate::admin_client::AdminClient;
 use crate::commands::Failure;
@@ -22,8 +21,6 @@ pub(super) struct Batch<'a> {
     drafts: Vec<Draft>,
     bytes: usize,
     dry_run: bool,
-    /// The greatest number of a peer that was there before.
-    last_before: u64,
 }
 
 #[derive(Deserialize)]
@@ -34,14 +31,13 @@ struct Answer {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Outcome {
-    Done { id: String },
+    Done { existing: bool },
     Failed { status: u16, detail: String },
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn new(client: &'a AdminClient, dry_run: bool) -> Result<Self, Failure> {
-        let last_before = if dry_run { 0 } else { numbers::last(client)? };
-        Ok(Self { client, origins: Vec::new(), drafts: Vec::new(), bytes: 0, dry_run, last_before })
+    pub(super) fn new(client: &'a AdminClient, dry_run: bool) -> Self {
+        Self { client, origins: Vec::new(), drafts: Vec::new(), bytes: 0, dry_run }
     }
 
     /// Gives back what does not fit in any more.
@@ -81,10 +77,8 @@ impl<'a> Batch<'a> {
         }
         for (origin, outcome) in origins.into_iter().zip(answer.items) {
             match outcome {
-                Outcome::Done { id } => match id.parse::<u64>().map_err(odd_answer)? {
-                    id if id > self.last_before => tally.note_created(),
-                    _ => tally.note_existing(),
-                },
+                Outcome::Done { existing: false } => tally.note_created(),
+                Outcome::Done { existing: true } => tally.note_existing(),
                 Outcome::Failed { status, detail } => tally.note_failed(origin, Some(status), &detail),
             }
         }
