@@ -89,6 +89,8 @@ fn open_peers(settings: &GatewaySettings, own: &[IpNet], hub: &WgQuick) -> Resul
     if settings.pools.is_empty() {
         let networks = own.iter().map(IpNet::trunc);
         settings.pools = networks.map(|network| PoolSettings { network, region: None }).collect();
+        settings.pools.sort_by_key(|pool| pool.network);
+        settings.pools.dedup();
     }
     let of_file = hub.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
     let taken: Vec<_> = own.iter().map(|own| Prefix::host(own.addr())).chain(of_file).collect();

@@ -193,12 +193,11 @@ impl Addresses {
 
     fn claim(&mut self, address: IpAddr) -> Result<(), AddressError> {
         let mut known = false;
-        for pool in &mut self.pools {
-            let Some(number) = pool.number(address) else { continue };
+        if let Some((pool, number)) = self.pool_of(address) {
             if pool.numbers.take(number) {
                 return Ok(());
             }
-            known |= !pool.left_out(address);
+            known = !pool.left_out(address);
         }
         match self.resting.iter().find(|released| released.address == address) {
             Some(released) => Err(AddressError::Resting(address, released.until)),
@@ -222,12 +221,16 @@ impl Addresses {
             if self.elsewhere.remove(&address) {
                 continue;
             }
-            for pool in &mut self.pools {
-                if let Some(number) = pool.number(address) {
-                    pool.numbers.give_back(number);
-                }
+            if let Some((pool, number)) = self.pool_of(address) {
+                pool.numbers.give_back(number);
             }
         }
+    }
+
+    /// The pool that has this address to give: of those within each other the smallest.
+    fn pool_of(&mut self, address: IpAddr) -> Option<(&mut Pool, usize)> {
+        let of = self.pools.iter_mut().filter_map(|pool| pool.number(address).map(|number| (pool, number)));
+        of.max_by_key(|(pool, _)| pool.network.prefix_len())
     }
 
     /// These can be had again later; `until` is not before that of others.
@@ -412,6 +415,17 @@ mod tests {
                 "{address}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_part_gives_back_is_that_parts() {
+        let pools = [pool("10.50.0.0/16", None), pool("10.50.0.0/28", Some("eu"))];
+        let mut addresses = Addresses::new(&pools, &[]);
+        let first = addresses.allocate(&[], Some("eu")).unwrap();
+        addresses.give_back(first.iter());
+        assert_eq!(v4(&mut addresses, None), "10.50.0.16", "not one of the part's");
+        assert!(addresses.allocate(&[ip("10.50.0.1")], None).is_ok());
+        assert_eq!(addresses.allocate(&[ip("10.50.0.1")], None), Err(AddressError::Taken(ip("10.50.0.1"))));
     }
 
     #[test]

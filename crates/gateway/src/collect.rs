@@ -8,15 +8,17 @@ use edgeproxy_overlay::Directory;
 use edgeproxy_store::peers::{PeerId, PeerRow, PeerWrite};
 use edgeproxy_tunnel::REJECT_AFTER;
 
-use crate::error::GatewayError;
 use crate::gateway::Gateway;
-use crate::register::unix_now;
-use crate::rows::Row;
+use crate::register::{unix_now, unix_of};
 
 /// How often is looked. So much of what was seen a crash can lose.
 const EVERY: Duration = Duration::from_secs(1);
-/// Peers ended in a row before others have their turn.
+/// Peers ended with one flush to disk, before others have their turn.
 const BATCH: usize = 256;
+/// Seconds until what could not be done, or had to be put off, is tried again.
+const LATER: u64 = 10;
+/// So many deadlines are no burden, whatever they are for.
+const DEADLINES_LEAST: usize = 10_000;
 
 /// Why a peer is to end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,37 +46,56 @@ impl Gateway {
     /// Who would end now.
     pub fn ending(&self) -> Vec<(PeerId, End)> {
         let now = unix_now();
-        let due: Vec<_> = self.deadlines.lock().due(now).collect();
+        let due = self.deadlines.lock().due(now);
         due.into_iter().filter_map(|id| self.verdict(id, now).map(|end| (id, end))).collect()
     }
 
     /// Ends those whose time it is; returns them.
     pub async fn collect(&self) -> Vec<(PeerId, End)> {
         let (now, mut ended) = (unix_now(), Vec::new());
-        while ended.len() < BATCH {
-            let Some(id) = self.deadlines.lock().take_due(now) else { break };
-            let Some(end) = self.verdict(id, now) else {
+        loop {
+            let due: Vec<_> = {
+                let mut deadlines = self.deadlines.lock();
+                std::iter::from_fn(|| deadlines.take_due(now)).take(BATCH).collect()
+            };
+            if due.is_empty() {
+                break;
+            }
+            let (ending, others): (Vec<_>, Vec<_>) =
+                due.into_iter().map(|id| (id, self.verdict(id, now))).partition(|(_, end)| end.is_some());
+            for (id, _) in others {
                 if self.peer(id).and_then(|peer| peer.former).is_some_and(|former| former.until <= now) {
                     self.end_former_or_tell(id).await;
                 }
                 self.look_again(id, now);
-                continue;
-            };
-            match self.remove(id).await {
-                Ok(()) => {
-                    self.collected[end as usize].fetch_add(1, Relaxed);
-                    tracing::info!(target: "audit", peer = %id, why = ?end, "peer collected");
-                    ended.push((id, end));
-                }
-                Err(GatewayError::Unknown(_)) => {}
-                Err(error) => {
-                    tracing::error!(peer = %id, %error, "cannot end a peer");
-                    self.deadlines.lock().set(now + EVERY.as_secs() * 10, id);
-                    break;
-                }
             }
+            let ending: Vec<_> = ending.into_iter().filter_map(|(id, end)| Some((id, end?))).collect();
+            if !self.end_all(&ending, &mut ended).await {
+                ending.iter().for_each(|(id, _)| self.deadlines.lock().set(now + LATER, *id));
+                break;
+            }
+            tokio::task::yield_now().await;
         }
+        self.tidy_deadlines();
         ended
+    }
+
+    /// Returns whether that could be written.
+    async fn end_all(&self, ending: &[(PeerId, End)], ended: &mut Vec<(PeerId, End)>) -> bool {
+        let ids: Vec<_> = ending.iter().map(|(id, _)| *id).collect();
+        let removed = match self.remove_all(&ids).await {
+            Ok(removed) => removed,
+            Err(error) => {
+                tracing::error!(peers = ids.len(), %error, "cannot end peers whose time it is");
+                return false;
+            }
+        };
+        for (id, end) in ending.iter().filter(|(id, _)| removed.contains(id)) {
+            self.collected[*end as usize].fetch_add(1, Relaxed);
+            tracing::info!(target: "audit", peer = %id, why = ?end, "peer collected");
+            ended.push((*id, *end));
+        }
+        true
     }
 
     /// Whether and why a peer is to end now.
@@ -84,42 +105,43 @@ impl Gateway {
         if row.expires().is_some_and(|expires| expires <= now) {
             return Some(End::Expired);
         }
-        let idle = self.idle_until(row).is_some_and(|until| until <= now);
-        // A session may have begun that is not written down here yet.
-        let live = || {
-            self.device()
-                .peer(&row.public)
-                .and_then(|status| status.last_handshake)
-                .is_some_and(|since| since < REJECT_AFTER)
-        };
-        (idle && !live()).then_some(End::Idle)
-    }
-
-    fn idle_until(&self, row: &Row) -> Option<u64> {
-        let idle = row.idle()?;
-        Some(row.last_use().max(self.started) + idle + self.settings.grace.as_secs())
+        let is_idle = row.idle_until(self.started, self.settings.grace.as_secs()).is_some_and(|until| until <= now);
+        // Handshakes that the device began are known to it alone.
+        let idle = row.idle().unwrap_or(u64::MAX).max(REJECT_AFTER.as_secs());
+        let of_device = || self.device().peer(&row.public).as_ref().and_then(unix_of);
+        let is_in_use = || of_device().is_some_and(|last| last.saturating_add(idle) > now);
+        (is_idle && !is_in_use()).then_some(End::Idle)
     }
 
     fn look_again(&self, id: PeerId, now: u64) {
         let next = {
             let rows = self.register.rows.read();
-            let place = rows.by_id(id);
-            place.and_then(|place| {
-                let row = rows.get(place)?;
-                let former = rows.former(place).map(|former| former.until);
-                let times = row.expires().into_iter().chain(self.idle_until(row)).chain(former);
-                times.min()
-            })
+            rows.by_id(id).and_then(|place| rows.due(place, self.started, self.settings.grace.as_secs()))
         };
         if let Some(at) = next {
-            self.deadlines.lock().set(at.max(now + 1), id);
+            // One that was put off is looked at a little later, not at once.
+            self.deadlines.lock().set(at.max(now + LATER), id);
+        }
+    }
+
+    /// Deadlines of peers that are gone stay until they are due; where they are most of them, all are made anew.
+    fn tidy_deadlines(&self) {
+        let rows = self.register.rows.read();
+        let mut deadlines = self.deadlines.lock();
+        if deadlines.len() > 2 * rows.len() + DEADLINES_LEAST {
+            let grace = self.settings.grace.as_secs();
+            let due = |place| Some((rows.due(place, self.started, grace)?, rows.get(place)?.id));
+            *deadlines = rows.places().filter_map(due).collect();
         }
     }
 
     /// Takes a new peer into account.
     pub(crate) fn watch(&self, row: &PeerRow) {
-        let idle = row.idle.filter(|_| !row.keep).map(|idle| row.created + idle + self.settings.grace.as_secs());
-        if let Some(at) = row.expires.into_iter().chain(idle).min() {
+        let due = {
+            let rows = self.register.rows.read();
+            rows.by_id(row.id).and_then(|place| rows.due(place, self.started, self.settings.grace.as_secs()))
+        };
+        if let Some(at) = due {
             self.deadlines.lock().set(at, row.id);
         }
     }

@@ -1,7 +1,7 @@
 //! When which peer has to be looked at.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use edgeproxy_store::peers::PeerId;
 
@@ -9,6 +9,12 @@ use edgeproxy_store::peers::PeerId;
 /// says when to look again. So a handshake, which puts the end off, costs nothing here.
 #[derive(Default, Debug)]
 pub(crate) struct Deadlines(BinaryHeap<Reverse<(u64, PeerId)>>);
+
+impl FromIterator<(u64, PeerId)> for Deadlines {
+    fn from_iter<T: IntoIterator<Item = (u64, PeerId)>>(all: T) -> Self {
+        Self(all.into_iter().map(Reverse).collect())
+    }
+}
 
 impl Deadlines {
     pub(crate) fn set(&mut self, at: u64, id: PeerId) {
@@ -22,7 +28,12 @@ impl Deadlines {
     }
 
     /// Those that are due by then, without taking them.
-    pub(crate) fn due(&self, now: u64) -> impl Iterator<Item = PeerId> {
-        self.0.iter().filter(move |Reverse((at, _))| *at <= now).map(|Reverse((_, id))| *id)
+    pub(crate) fn due(&self, now: u64) -> BTreeSet<PeerId> {
+        self.0.iter().filter(|Reverse((at, _))| *at <= now).map(|Reverse((_, id))| *id).collect()
+    }
+
+    /// How many there are, those in vain included.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 }

@@ -19,7 +19,7 @@ use crate::addresses::{Addresses, PoolSettings};
 use crate::collect::End;
 use crate::deadlines::Deadlines;
 use crate::error::GatewayError;
-use crate::register::{Register, unix_now};
+use crate::register::{Register, unix_now, unix_of};
 use crate::rows::Rows;
 
 /// How a gateway is run.
@@ -108,13 +108,7 @@ impl Opened {
                 return;
             }
             let place = rows.insert(&peer);
-            if let Some(due) = rows
-                .get(place)
-                .and_then(|row| row.due(now))
-                .into_iter()
-                .chain(peer.former.map(|former| former.until))
-                .min()
-            {
+            if let Some(due) = rows.due(place, now, settings.grace.as_secs()) {
                 deadlines.set(due, peer.id);
             }
         };
@@ -238,6 +232,7 @@ impl Gateway {
         }
         let left = self.register.left(peer.row.id);
         let awake = self.device.peer(&peer.row.public);
+        peer.row.handshake = awake.as_ref().and_then(unix_of).max(peer.row.handshake);
         peer.endpoint = awake.as_ref().and_then(|awake| awake.settings.endpoint).or(left.endpoint).or(peer.endpoint);
         peer.received += left.received + awake.as_ref().map_or(0, |awake| awake.received);
         peer.sent += left.sent + awake.as_ref().map_or(0, |awake| awake.sent);

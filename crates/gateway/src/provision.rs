@@ -131,6 +131,10 @@ impl Gateway {
         if self.register.rows.read().find(&public).is_some() {
             return Err(GatewayError::Busy(public));
         }
+        // One of the wg-quick file's, or one whose sessions are being cut.
+        if self.device().peer(&public).is_some() {
+            return Err(GatewayError::KeyTaken(public));
+        }
         let count = self.register.rows.read().len() + claims.keys.len();
         if count >= self.settings.max_peers {
             return Err(GatewayError::Full(count));
@@ -149,26 +153,45 @@ impl Gateway {
     /// # Errors
     /// There is none, or the disk fails: then it is as it was.
     pub async fn remove(&self, id: PeerId) -> Result<(), GatewayError> {
-        let peer = self.peer(id).ok_or(GatewayError::Unknown(id))?;
-        let until = unix_now() + self.settings.quarantine.as_secs();
-        let pair = Pair { v4: peer.v4, v6: peer.v6 };
-        let released: Vec<_> = pair.iter().map(|address| Released { address, until }).collect();
-        self.journal.write(PeerWrite::Remove { id, released: released.clone() }).await?;
-        let removed = {
-            let mut rows = self.register.rows.write();
-            rows.by_id(id).and_then(|place| rows.remove(place))
-        };
-        // Somebody else removed it while this waited for the disk.
-        let removed = removed.ok_or(GatewayError::Unknown(id))?;
-        self.cut(removed.public).await;
-        self.cut_flows(&removed).await;
-        if let Some(former) = removed.former {
-            self.cut(former.public).await;
+        match self.remove_all(&[id]).await?.is_empty() {
+            true => Err(GatewayError::Unknown(id)),
+            false => Ok(()),
         }
+    }
+
+    /// Ends several with one flush to disk; returns those that there were.
+    ///
+    /// # Errors
+    /// The disk fails: then all are as they were.
+    pub(crate) async fn remove_all(&self, ids: &[PeerId]) -> Result<Vec<PeerId>, GatewayError> {
+        let until = unix_now() + self.settings.quarantine.as_secs();
+        let peers: Vec<PeerRow> = ids.iter().filter_map(|id| self.peer(*id)).collect();
+        if peers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let released = |peer: &PeerRow| {
+            let pair = Pair { v4: peer.v4, v6: peer.v6 };
+            pair.iter().map(move |address| Released { address, until }).collect::<Vec<_>>()
+        };
+        let write = PeerWrite::Remove {
+            ids: peers.iter().map(|peer| peer.id).collect(),
+            released: peers.iter().flat_map(released).collect(),
+        };
+        self.journal.write(write).await?;
+        // Those that somebody else removed while this waited for the disk are no longer there.
+        let removed: Vec<PeerRow> = {
+            let mut rows = self.register.rows.write();
+            peers.iter().filter_map(|peer| rows.by_id(peer.id).and_then(|place| rows.remove(place))).collect()
+        };
+        let former = removed.iter().filter_map(|peer| peer.former.map(|former| former.public));
+        self.cut(removed.iter().map(|peer| peer.public).chain(former).collect()).await;
+        self.cut_flows(&removed).await;
         let mut claims = self.claims.lock();
-        claims.addresses.free_networks(&removed.prefixes);
-        claims.addresses.rest(released);
-        Ok(())
+        for peer in &removed {
+            claims.addresses.free_networks(&peer.prefixes);
+            claims.addresses.rest(released(peer));
+        }
+        Ok(removed.iter().map(|peer| peer.id).collect())
     }
 
     /// Gives a peer another key. The former counts until the new one is first used, but no longer than `overlap`.
@@ -184,7 +207,12 @@ impl Gateway {
         let private = public.is_none().then(|| PrivateKey::from_bytes(OsRandom::new().bytes()));
         let public = public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
         let _turn = self.rotating.lock().await;
-        let mut peer = self.peer(id).ok_or(GatewayError::Unknown(id))?;
+        let mut record = self.show(id)?.ok_or(GatewayError::Unknown(id))?.peer;
+        // Asked again, because the answer was lost.
+        if record.row.public == public {
+            return Ok(Created { peer: record, private: None, existing: true });
+        }
+        let mut peer = record.row.clone();
         self.check_key(&public)?;
         let claim = self.claim_key(public)?;
         let outlived = peer.former.map(|former| former.public);
@@ -199,15 +227,13 @@ impl Gateway {
             rows.rekey(place, &peer);
         }
         drop(claim);
-        if let Some(key) = outlived {
-            self.cut(key).await;
-        }
+        self.cut(outlived.into_iter().collect()).await;
         match peer.former {
-            None => self.cut(replaced.public).await,
+            None => self.cut(vec![replaced.public]).await,
             Some(former) => self.deadlines.lock().set(former.until, id),
         }
-        let shown = self.show(id)?.ok_or(GatewayError::Unknown(id))?;
-        Ok(Created { peer: shown.peer, private, existing: false })
+        record.row = peer;
+        Ok(Created { peer: record, private, existing: false })
     }
 
     /// Its successor is in use, or its time is over: the key a peer had before counts no more.
@@ -221,13 +247,13 @@ impl Gateway {
             let Some(place) = rows.by_id(id) else { return Ok(()) };
             rows.drop_former(place, &former.public);
         }
-        self.cut(former.public).await;
+        self.cut(vec![former.public]).await;
         Ok(())
     }
 
     fn claim_key(&self, public: PublicKey) -> Result<Claim<'_>, GatewayError> {
         let mut claims = self.claims.lock();
-        if self.register.rows.read().find(&public).is_some() {
+        if self.register.rows.read().find(&public).is_some() || self.device().peer(&public).is_some() {
             return Err(GatewayError::KeyTaken(public));
         }
         if !claims.keys.insert(public) {
@@ -236,30 +262,28 @@ impl Gateway {
         Ok(Claim { gateway: self, public, pair: Pair::default(), networks: Vec::new() })
     }
 
-    /// The device forgets whoever has this key. The caller has seen to it that nobody is woken by it any more.
-    async fn cut(&self, public: PublicKey) {
+    /// The device forgets whoever has these keys. The caller has seen to it that nobody is woken by them any more.
+    async fn cut(&self, keys: Vec<PublicKey>) {
         let device = Arc::clone(self.device());
-        if device.peer(&public).is_some() {
-            // Waits for the threads of the device.
-            let cut = tokio::task::spawn_blocking(move || device.remove_peer(&public)).await;
-            if let Err(error) = cut {
-                tracing::error!(%error, peer = %public, "cannot cut the sessions of a peer");
-            }
+        // Not to be put off until one was seen there: it may be waking at this moment.
+        let were_there = keys.iter().filter(|key| device.begin_removing(key)).count();
+        if were_there > 0
+            && let Err(error) = tokio::task::spawn_blocking(move || device.wait_for_all()).await
+        {
+            tracing::error!(%error, "cannot wait until sessions of peers are cut");
         }
     }
-}
 
-impl Gateway {
-    /// What a peer that is gone had open to services here ends.
-    async fn cut_flows(&self, removed: &PeerRow) {
+    /// What peers that are gone had open to services here ends.
+    async fn cut_flows(&self, removed: &[PeerRow]) {
         let flows = Arc::clone(self.flows());
-        if !flows.any() {
+        if removed.is_empty() || !flows.any() {
             return;
         }
-        let pair = Pair { v4: removed.v4, v6: removed.v6 };
-        let from: Vec<_> = pair.iter().map(Prefix::host).chain(removed.prefixes.iter().copied()).collect();
+        let own = |peer: &PeerRow| Pair { v4: peer.v4, v6: peer.v6 }.iter().map(Prefix::host).collect::<Vec<_>>();
+        let from: Vec<_> = removed.iter().flat_map(|peer| [own(peer), peer.prefixes.clone()].concat()).collect();
         if let Err(error) = tokio::task::spawn_blocking(move || flows.cut(&from)).await {
-            tracing::error!(%error, peer = %removed.id, "cannot cut the connections of a peer");
+            tracing::error!(%error, "cannot cut the connections of removed peers");
         }
     }
 }

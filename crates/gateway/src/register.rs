@@ -100,18 +100,13 @@ impl Register {
 impl Directory for Register {
     fn introduce(&self, public: &PublicKey) -> Option<Introduction> {
         let rows = self.rows.read();
-        let (place, was_replaced) = rows.find(public)?;
-        let preshared = rows.preshared(place);
-        let greatest = match was_replaced {
-            true => rows.former(place).filter(|former| former.until > unix_now())?.greatest,
-            false => rows.get(place)?.greatest,
-        };
-        Some(Introduction { preshared, greatest })
+        let (place, greatest) = admitted(&rows, public)?;
+        Some(Introduction { preshared: rows.preshared(place), greatest })
     }
 
     fn wake(&self, public: &PublicKey) -> Option<PeerSettings> {
         let rows = self.rows.read();
-        let (place, _) = rows.find(public)?;
+        let (place, _) = admitted(&rows, public)?;
         Some(PeerSettings {
             public: *public,
             preshared: rows.preshared(place),
@@ -141,16 +136,40 @@ impl Directory for Register {
     fn note_asleep(&self, status: &PeerStatus) {
         let mut rows = self.rows.write();
         let Some((place, _)) = rows.find(&status.settings.public) else { return };
+        // Those that were begun here were not told of when they were answered.
+        if let (Some(row), Some(last)) = (rows.get_mut(place), unix_of(status)) {
+            row.note_handshake(last.max(row.handshake().unwrap_or(0)));
+        }
         if let Some(id) = self.mark(&mut rows, place) {
             self.add_left(id, status.settings.endpoint, status.received, status.sent);
         }
     }
 }
 
+/// Where the peer is that may use this key now, and the timestamp that it has to be later than.
+fn admitted(rows: &Rows, public: &PublicKey) -> Option<(Place, Tai64N)> {
+    let (place, was_replaced) = rows.find(public)?;
+    let (row, now) = (rows.get(place)?, unix_now());
+    if row.expires().is_some_and(|expires| expires <= now) {
+        return None;
+    }
+    if !was_replaced {
+        return Some((place, row.greatest));
+    }
+    // Until its successor has spoken: two that count would take the addresses from one another.
+    let is_alone = row.greatest == Tai64N::default();
+    rows.former(place).filter(|former| is_alone && former.until > now).map(|former| (place, former.greatest))
+}
+
 impl fmt::Debug for Register {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Register({} peers)", self.rows.read().len())
     }
+}
+
+/// When the last handshake was complete, as the device knows.
+pub(crate) fn unix_of(status: &PeerStatus) -> Option<u64> {
+    status.last_handshake_at?.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 /// Seconds since 1970.

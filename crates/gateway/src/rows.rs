@@ -105,11 +105,9 @@ impl Row {
         self.handshake.max(self.created).into()
     }
 
-    /// When it has to be looked at, as far as is known: it ends, or could have been idle for long enough. `since`: nobody
-    /// could be heard before.
-    pub(crate) fn due(&self, since: u64) -> Option<u64> {
-        let idle = self.idle().map(|idle| self.last_use().max(since) + idle);
-        self.expires().into_iter().chain(idle).min()
+    /// When it will have been idle for so long that it ends. `since`: nobody could be heard before.
+    pub(crate) fn idle_until(&self, since: u64, grace: u64) -> Option<u64> {
+        self.idle().map(|idle| self.last_use().max(since) + idle + grace)
     }
 
     pub(crate) fn note_handshake(&mut self, now: u64) {
@@ -131,6 +129,19 @@ impl Rows {
             count: 0,
             hash,
         }
+    }
+
+    /// Those there are, in no order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        let all = (0_u32..).zip(self.chunks.iter().flatten());
+        all.filter(|(_, row)| row.is_some()).map(|(place, _)| Place(place))
+    }
+
+    /// When one has to be looked at: it ends, could have been idle for long enough, or its former key ends.
+    pub(crate) fn due(&self, place: Place, since: u64, grace: u64) -> Option<u64> {
+        let row = self.get(place)?;
+        let former = self.former(place).map(|former| former.until);
+        row.expires().into_iter().chain(row.idle_until(since, grace)).chain(former).min()
     }
 
     pub(crate) fn len(&self) -> usize {

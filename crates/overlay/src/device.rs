@@ -321,6 +321,11 @@ impl Device {
         removed
     }
 
+    /// Begins to remove a peer. Returns whether it was there; then it is gone once [`Self::wait_for_all`] returns.
+    pub fn begin_removing(&self, public: &PublicKey) -> bool {
+        self.revoke(public).is_some()
+    }
+
     /// Takes a peer out, and has the threads forget it. Returns it if it was there.
     fn revoke(&self, public: &PublicKey) -> Option<PublicKey> {
         let remote = self.shared.registry.remove(public)?;
@@ -329,8 +334,8 @@ impl Device {
         Some(*public)
     }
 
-    /// Waits until every thread has read the letters it has now.
-    fn wait_for_all(&self) {
+    /// Waits until every thread has read the letters it has now: within a millisecond, unless one of them hangs.
+    pub fn wait_for_all(&self) {
         let (reply, replies) = channel();
         for mailbox in &self.shared.workers {
             mailbox.post(worker::Letter::Barrier(reply.clone()));

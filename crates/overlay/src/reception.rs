@@ -26,8 +26,8 @@ pub(crate) enum Letter {
     Release(Vec<u32>),
     /// The peer sleeps, or was removed.
     Forget(PublicKey),
-    /// A peer of the directory has no session any more.
-    Asleep(Arc<Remote>),
+    /// A peer of the directory has no session any more, of so many that its owner has taken note of.
+    Asleep(Arc<Remote>, u32),
     /// We are somebody else now, or nobody.
     Identity(Option<PrivateKey>),
     /// This is its socket now.
@@ -99,9 +99,9 @@ impl Reception {
             Letter::GiveUp(_) => {}
             Letter::Release(indices) => indices.into_iter().for_each(|index| self.handshakes.release(index)),
             Letter::Forget(public) => self.handshakes.forget(&public),
-            Letter::Asleep(remote) => {
+            Letter::Asleep(remote, taken) => {
                 self.handshakes.forget(&remote.public);
-                self.shared.registry.retire(&remote, self.shared.clock.now());
+                self.shared.registry.retire(&remote, taken, self.shared.clock.now());
             }
             Letter::Identity(private) => self.take_identity(private),
             Letter::Socket(udp) => (self.udp, self.watched) = (udp, false),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgeproxy_tunnel::{Introduction, Keyed, Moment, Outlet, Owners, Prefix, PresharedKey, PublicKey, Routes, Tai64N};
@@ -63,6 +63,8 @@ pub(crate) struct Remote {
     /// Sessions agreed on with it, and those of them that its owner knows of.
     agreed: AtomicU32,
     taken: AtomicU32,
+    /// It is told to sleep, and does not yet.
+    leaving: AtomicBool,
 }
 
 /// What may change of a registered peer.
@@ -96,6 +98,10 @@ impl Remote {
 
     pub(crate) fn agreed(&self) -> u32 {
         self.agreed.load(Relaxed)
+    }
+
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken.load(Relaxed)
     }
 
     /// Its owner has taken note of a session.
@@ -137,6 +143,8 @@ pub(crate) struct Registry {
     directory: Option<Arc<dyn Directory>>,
     /// How many of the peers are of the directory.
     listed: AtomicUsize,
+    /// How many of those are told to sleep.
+    leaving: AtomicUsize,
 }
 
 impl Registry {
@@ -148,6 +156,7 @@ impl Registry {
             owners,
             directory,
             listed: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
         }
     }
 
@@ -186,10 +195,12 @@ impl Registry {
         }
     }
 
-    /// A peer of the directory sleeps, unless a session with it is on its way to its owner.
-    pub(crate) fn retire(&self, remote: &Arc<Remote>, now: Moment) {
+    /// A peer of the directory sleeps, unless another session was agreed on since its owner had taken note of so many.
+    pub(crate) fn retire(&self, remote: &Arc<Remote>, taken: u32, now: Moment) {
         let mut routes = self.routes.write();
-        if remote.agreed() != remote.taken.load(Relaxed) || !self.has(remote) {
+        let was_leaving = remote.leaving.swap(false, Relaxed);
+        self.leaving.fetch_sub(usize::from(was_leaving), Relaxed);
+        if remote.agreed() != taken || !self.has(remote) {
             return;
         }
         self.peers.write().remove(&remote.public);
@@ -209,6 +220,17 @@ impl Registry {
 
     pub(crate) fn all(&self) -> Vec<Arc<Remote>> {
         self.peers.read().values().cloned().collect()
+    }
+
+    /// It is told to sleep.
+    pub(crate) fn note_leaving(&self, remote: &Remote) {
+        let before = remote.leaving.swap(true, Relaxed);
+        self.leaving.fetch_add(usize::from(!before), Relaxed);
+    }
+
+    /// How many peers of the directory are awake and not told to sleep.
+    pub(crate) fn staying(&self) -> usize {
+        self.listed().saturating_sub(self.leaving.load(Relaxed))
     }
 
     /// How many peers of the directory are awake.
@@ -292,6 +314,7 @@ impl Registry {
                 listed,
                 agreed: AtomicU32::new(0),
                 taken: AtomicU32::new(0),
+                leaving: AtomicBool::new(false),
             })
         });
         Arc::clone(remote)
@@ -303,6 +326,7 @@ impl Registry {
         let mut routes = self.routes.write();
         let remote = self.peers.write().remove(public)?;
         self.listed.fetch_sub(usize::from(remote.listed), Relaxed);
+        self.leaving.fetch_sub(usize::from(remote.leaving.swap(false, Relaxed)), Relaxed);
         for prefix in std::mem::take(&mut remote.terms.lock().prefixes) {
             routes.remove(prefix);
         }

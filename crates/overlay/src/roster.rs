@@ -21,7 +21,7 @@ impl Roster {
     /// Takes note of a handshake. Returns who is to sleep for it, so that no more are awake than may be.
     pub(crate) fn note(&mut self, remote: Arc<Remote>, agreed: u32, registry: &Registry) -> Vec<Arc<Remote>> {
         self.handshakes.push_back((remote, agreed));
-        let mut over = registry.listed().saturating_sub(self.most);
+        let mut over = registry.staying().saturating_sub(self.most);
         let mut longest_ago = Vec::new();
         // What counts no more is thrown away as fast as it is added, twice over.
         let mut looks = 2_u32;
@@ -34,6 +34,7 @@ impl Roster {
             }
             if let Some((remote, _)) = self.handshakes.pop_front().filter(|_| counts) {
                 over -= 1;
+                registry.note_leaving(&remote);
                 longest_ago.push(remote);
             }
         }

@@ -562,7 +562,10 @@ impl Worker {
         let Some(awake) = self.peers.try_remove(slot) else { return };
         self.by_key.remove(&awake.remote.public);
         self.shared.reception.post(match awake.remote.listed {
-            true => reception::Letter::Asleep(awake.remote),
+            true => {
+                let taken = awake.remote.taken();
+                reception::Letter::Asleep(awake.remote, taken)
+            }
             false => reception::Letter::Forget(awake.remote.public),
         });
     }

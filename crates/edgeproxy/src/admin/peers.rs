@@ -421,7 +421,8 @@ impl From<GatewayError> for Problem {
             GatewayError::OwnKey(_) | GatewayError::KeyTaken(_) => {
                 Self::conflict(error.to_string()).about("public_key")
             }
-            GatewayError::Busy(_) => Self::conflict(error.to_string()),
+            // Not a conflict: that would be remembered as the answer to the same request.
+            GatewayError::Busy(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             // Of the machine, and soon over if somebody makes room.
             GatewayError::Store(PeersError::NoRoom { .. }) => {
                 tracing::error!(%error, "a peer could not be written");

@@ -48,6 +48,23 @@ async fn the_same_key_gives_the_same_peer() {
 }
 
 #[tokio::test]
+async fn a_peer_of_the_operators_stays_the_operators() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let key = private().public();
+    served.gateway.device().set_peer(edgeproxy_overlay::PeerSettings {
+        public: key,
+        preshared: edgeproxy_tunnel::PresharedKey::default(),
+        endpoint: None,
+        keepalive: None,
+        allowed_ips: vec!["10.50.77.0/24".parse().unwrap()],
+    });
+    let created = served.gateway.create(PeerRequest { public: Some(key), ..PeerRequest::default() }).await;
+    assert_eq!(created.map(|_| ()), Err(GatewayError::KeyTaken(key)));
+    assert!(served.gateway.device().peer(&key).is_some());
+}
+
+#[tokio::test]
 async fn keys_are_made_for_whoever_has_none() {
     let (_folder, db) = file();
     let served = Served::start(&db, 10);

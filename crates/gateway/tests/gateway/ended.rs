@@ -45,6 +45,43 @@ async fn a_peer_whose_time_is_over_is_collected() {
 }
 
 #[tokio::test]
+async fn very_many_end_at_once() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let short = PeerRequest { ttl: Some(Duration::from_secs(1)), ..PeerRequest::default() };
+    served.gateway.create_all(vec![short; 700]).await;
+    let kept = Client::create(&served, PeerRequest::default()).await;
+    eventually("time passes", || served.gateway.ending().len() == 700);
+    assert_eq!(served.gateway.collect().await.len(), 700);
+    assert_eq!(served.gateway.len(), 1);
+    assert!(kept.up(&served).is_heard(LONG));
+}
+
+#[tokio::test]
+async fn one_whose_time_is_over_is_not_let_in_even_before_it_is_collected() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let short = PeerRequest { ttl: Some(Duration::from_secs(1)), ..PeerRequest::default() };
+    let client = Client::create(&served, short).await;
+    eventually("time passes", || served.gateway.ending().len() == 1);
+    assert!(!client.up(&served).is_heard(A_WHILE));
+    assert_eq!(served.gateway.device().awake(), 0);
+}
+
+#[tokio::test]
+async fn a_former_key_does_not_come_back_once_its_successor_has_spoken() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let client = Client::create(&served, PeerRequest::default()).await;
+    let id = served.gateway.find(&client.public()).unwrap();
+    let rotated = served.gateway.rotate(id, None, Duration::from_secs(60)).await.unwrap();
+    let after = Client::with(rotated.private.unwrap(), &rotated.peer).up(&served);
+    assert!(after.is_heard(LONG));
+    assert!(!client.up(&served).is_heard(A_WHILE));
+    assert!(after.is_heard(LONG), "its addresses are its own");
+}
+
+#[tokio::test]
 async fn a_key_is_replaced_without_a_gap() {
     let (_folder, db) = file();
     let served = Served::start(&db, 10);

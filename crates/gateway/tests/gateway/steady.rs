@@ -16,8 +16,10 @@ use crate::support::{Client, LONG, NoFlows, Served, device, file, private, setti
 
 /// Bytes of the header in front of each packet of an interface.
 const HEADER: usize = 10;
-/// Between two packets: no queue on the way is ever full.
+/// Between two packets.
 const PACE: Duration = Duration::from_micros(200);
+/// Packets between the two ends, at most.
+const UNDER_WAY: usize = 50;
 /// Set to 1, more is done.
 const SLOW: &str = "EDGEPROXY_SLOW_TESTS";
 
@@ -84,7 +86,9 @@ async fn no_packet_is_lost_while_ten_thousand_others_come_and_go() {
         let (mut sent, mut came) = (0, Vec::new());
         let mut last = Instant::now();
         while !is_over.load(Relaxed) || last.elapsed() < Duration::from_millis(500) {
-            if !is_over.load(Relaxed) {
+            // So few are under way that no queue is ever full, whoever has the processor; one that is lost is missed below.
+            let under_way = sent as usize - came.len();
+            if !is_over.load(Relaxed) && (under_way < UNDER_WAY || last.elapsed() > LONG) {
                 sent += 1;
                 client.send(theirs, ip, sent);
             }

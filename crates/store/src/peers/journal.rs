@@ -33,11 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum PeerWrite {
     /// New ones.
     Add(Vec<PeerRecord>),
-    /// One is gone, and its addresses rest.
+    /// Some are gone, and their addresses rest.
     Remove {
         /// Which.
-        id: PeerId,
-        /// Its addresses.
+        ids: Vec<PeerId>,
+        /// Their addresses.
         released: Vec<Released>,
     },
     /// One has another key, and for a while the former as well.
@@ -204,19 +204,13 @@ fn apply(to: &Transaction<'_>, write: &PeerWrite) -> rusqlite::Result<usize> {
             }
             Ok(records.len())
         }
-        PeerWrite::Remove { id, released } => {
-            let tags: Option<Option<String>> = to
-                .prepare_cached("DELETE FROM peers WHERE id = ? RETURNING tags")?
-                .query_row([id], |row| row.get(0))
-                .optional()?;
-            for tag in tags.iter().flatten().flat_map(|tags| tags.split_whitespace()) {
-                to.prepare_cached("DELETE FROM peer_tags WHERE tag = ? AND peer = ?")?.execute(params![tag, id])?;
-            }
+        PeerWrite::Remove { ids, released } => {
+            ids.iter().try_for_each(|id| remove(to, *id))?;
             for Released { address, until } in released {
                 to.prepare_cached("INSERT OR REPLACE INTO released VALUES (?, ?)")?
                     .execute(params![address.to_string(), until])?;
             }
-            Ok(1)
+            Ok(ids.len())
         }
         PeerWrite::Rotate { row } => {
             let former = FormerColumns::of(row.former.as_ref());
@@ -252,6 +246,17 @@ fn apply(to: &Transaction<'_>, write: &PeerWrite) -> rusqlite::Result<usize> {
             Ok(released.len())
         }
     }
+}
+
+fn remove(to: &Transaction<'_>, id: PeerId) -> rusqlite::Result<()> {
+    let tags: Option<Option<String>> = to
+        .prepare_cached("DELETE FROM peers WHERE id = ? RETURNING tags")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    for tag in tags.iter().flatten().flat_map(|tags| tags.split_whitespace()) {
+        to.prepare_cached("DELETE FROM peer_tags WHERE tag = ? AND peer = ?")?.execute(params![tag, id])?;
+    }
+    Ok(())
 }
 
 fn add(to: &Transaction<'_>, record: &PeerRecord) -> rusqlite::Result<()> {

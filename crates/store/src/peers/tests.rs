@@ -57,7 +57,7 @@ async fn what_is_written_is_read_again() {
     (first.row.public, first.row.former) = (PublicKey([9; 32]), Some(former));
     (first.row.handshake, first.row.greatest) = (Some(99), Tai64N([7; 12]));
     journal.write(PeerWrite::Rotate { row: Box::new(first.row.clone()) }).await.unwrap();
-    journal.write(PeerWrite::Remove { id: PeerId(2), released: Vec::new() }).await.unwrap();
+    journal.write(PeerWrite::Remove { ids: vec![PeerId(2)], released: Vec::new() }).await.unwrap();
     (first.endpoint, first.received, first.sent) = (sighting.endpoint, 10, 12);
     assert_eq!(PeerPages::open(&path).unwrap().get(PeerId(1)).unwrap(), Some(first.clone()));
     drop(journal);
