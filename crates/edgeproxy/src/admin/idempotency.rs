@@ -13,6 +13,8 @@ use super::problem::Problem;
 
 /// Answers remembered; the oldest leave first. An answer has about half a KiB.
 const MAX_ANSWERS: usize = 10_000;
+/// Bytes of all of them: the answer to a batch of peers has more than a MiB.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How long an answer is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Longest key, in bytes.
@@ -47,6 +49,8 @@ struct Book {
     /// Oldest first; one whose serial number is not that of its entry is out of date.
     order: VecDeque<(Instant, u64, String)>,
     next_serial: u64,
+    /// Of the answers' bodies.
+    bytes: usize,
 }
 
 struct Entry {
@@ -122,24 +126,30 @@ impl KnownAnswers {
             Err(error) => return Problem::internal(&error).into_response(),
         };
         let answer = Answer { head, body };
-        if answer.head.status < StatusCode::INTERNAL_SERVER_ERROR
-            && let Some(entry) = lock(&self.book).entries.get_mut(&ticket.key)
-            && entry.serial == ticket.serial
-        {
-            entry.answer = Some(answer.clone());
+        if answer.head.status < StatusCode::INTERNAL_SERVER_ERROR {
+            lock(&self.book).remember(&ticket, answer.clone());
         }
         answer.into_response()
     }
 }
 
 impl Book {
+    fn remember(&mut self, ticket: &Ticket, answer: Answer) {
+        if let Some(entry) = self.entries.get_mut(&ticket.key).filter(|entry| entry.serial == ticket.serial) {
+            self.bytes += answer.body.len();
+            entry.answer = Some(answer);
+        }
+    }
+
     fn forget_old(&mut self, now: Instant) {
         while let Some((since, serial, key)) = self.order.front() {
-            if self.order.len() < MAX_ANSWERS && now.duration_since(*since) < REMEMBERED_FOR {
+            let is_young = now.duration_since(*since) < REMEMBERED_FOR;
+            if self.order.len() < MAX_ANSWERS && self.bytes <= MAX_BYTES && is_young {
                 return;
             }
             if self.entries.get(key).is_some_and(|entry| entry.serial == *serial) {
-                self.entries.remove(key);
+                let answer = self.entries.remove(key).and_then(|entry| entry.answer);
+                self.bytes -= answer.map_or(0, |answer| answer.body.len());
             }
             self.order.pop_front();
         }
@@ -195,6 +205,19 @@ mod tests {
         let ticket = open(known.claim("k", b"body"));
         known.settle(ticket, StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
         drop(open(known.claim("k", b"body")));
+    }
+
+    #[tokio::test]
+    async fn long_answers_are_fewer() {
+        let known = KnownAnswers::default();
+        for number in 0..100 {
+            let ticket = open(known.claim(&number.to_string(), b""));
+            known.settle(ticket, (StatusCode::CREATED, vec![b'x'; 1024 * 1024]).into_response()).await;
+        }
+        drop(open(known.claim("new", b"")));
+        let book = lock(&known.book);
+        let bytes: usize = book.entries.values().filter_map(|entry| entry.answer.as_ref()).map(|a| a.body.len()).sum();
+        assert_eq!((book.bytes, bytes), (MAX_BYTES, MAX_BYTES));
     }
 
     #[tokio::test]
