@@ -5,7 +5,8 @@
 #                boringtun-cli, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
 #   make bench-peers     creating, using and deleting peers, beside ten and beside a million of them
-#   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form
+#   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form;
+#                        then what a proxy adds by it, and handshakes
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
@@ -108,6 +109,8 @@ bench: release
 
 bench-overlay: release
 	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- overlay --edgeproxy target/release/edgeproxy
+	$(PYTHON) benchmarks/overlay/added_latency.py target/release/edgeproxy
+	$(CARGO) bench --locked -p edgeproxy-tunnel --bench handshake
 
 bench-peers: release
 	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- peers --rounds 3 --edgeproxy target/release/edgeproxy
