@@ -33,6 +33,8 @@ pub(crate) struct Running {
     pub(crate) metrics: Metrics,
     pub(crate) overlay: Option<Arc<Overlay>>,
     pub(crate) gateway: Option<Arc<Gateway>>,
+    /// What peers are told that they reach here.
+    inside: Vec<IpNet>,
     pub(crate) peer_metrics: PeerMetrics,
     states: Arc<StatePool>,
     /// A drain the API asked for, and within which time.
@@ -110,6 +112,7 @@ impl Running {
             checks,
             registry,
             metrics,
+            inside: networks(overlay.as_deref(), gateway.as_deref()),
             overlay,
             gateway,
             peer_metrics,
@@ -175,14 +178,7 @@ impl Running {
     /// What peers are told of this gateway.
     pub(crate) fn bearings(&self, gateway: &Gateway) -> GatewayBearings {
         let endpoint = self.config.gateway.as_ref().and_then(|gateway| gateway.endpoint.as_ref());
-        let own = self.overlay.iter().flat_map(|overlay| overlay.addresses.iter().map(IpNet::trunc));
-        let mut networks: Vec<IpNet> = own.collect();
-        let pools = gateway.figures().pools.into_iter().map(|pool| pool.network);
-        for pool in pools {
-            if !networks.iter().any(|network| network.contains(&pool)) {
-                networks.push(pool);
-            }
-        }
+        let networks = self.inside.clone();
         GatewayBearings { public: gateway.device().public(), endpoint: endpoint.map(ToString::to_string), networks }
     }
 
@@ -207,6 +203,18 @@ impl Running {
     pub(crate) fn drain_within(&self) -> Duration {
         self.drain_order.borrow().unwrap_or(self.config.proxy.drain_timeout)
     }
+}
+
+/// What is reached through an overlay: the networks of its addresses, and pools beside them.
+fn networks(overlay: Option<&Overlay>, gateway: Option<&Gateway>) -> Vec<IpNet> {
+    let mut networks: Vec<IpNet> =
+        overlay.into_iter().flat_map(|overlay| &overlay.addresses).map(IpNet::trunc).collect();
+    for pool in gateway.into_iter().flat_map(|gateway| gateway.figures().pools) {
+        if !networks.iter().any(|network| network.contains(&pool.network)) {
+            networks.push(pool.network);
+        }
+    }
+    networks
 }
 
 /// Connections of peers to what is published.

@@ -119,8 +119,8 @@ impl Gateway {
             rows.by_id(id).and_then(|place| rows.due(place, self.started, self.settings.grace.as_secs()))
         };
         if let Some(at) = next {
-            // One that was put off is looked at a little later, not at once.
-            self.deadlines.lock().set(at.max(now + LATER), id);
+            // One that is due and was put off is looked at a little later, not at once.
+            self.deadlines.lock().set(if at > now { at } else { now + LATER }, id);
         }
     }
 
