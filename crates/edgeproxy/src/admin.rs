@@ -4,7 +4,7 @@
 //! running table follows the file. What it shows is the table that serves.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -40,6 +40,7 @@ mod peer_figures;
 mod peers;
 mod problem;
 mod registration;
+mod secret;
 
 pub(crate) use figures::{BackendFigures, OverlayFigures};
 pub(crate) use peer_figures::{GatewayFigures, PeerMetrics};
@@ -55,6 +56,9 @@ const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// How long an answer to a write waits for the running table to show it. It takes some 20 ms; a table that cannot be
 /// loaded must not hold the answer for ever, as the write itself is done.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often is looked for answers to forget.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// What all endpoints share.
 struct Api {
@@ -78,7 +82,16 @@ pub(crate) async fn serve(socket: TcpListener, running: Arc<Running>) {
         cut_timers: CutTimers::default(),
         writing: Mutex::default(),
     });
+    tokio::spawn(forget_answers(Arc::clone(&api)));
     acceptor::serve(socket, router(api)).await;
+}
+
+/// Answers are forgotten in their time also where nobody asks for anything any more: some hold keys.
+async fn forget_answers(api: Arc<Api>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        api.answers.forget_old(Instant::now());
+    }
 }
 
 fn router(api: Arc<Api>) -> Router {

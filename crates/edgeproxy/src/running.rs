@@ -226,8 +226,8 @@ impl Flows for PublishedFlows {
     }
 
     fn cut(&self, from: &[Prefix]) {
-        let from = from.to_owned();
-        let cut = self.0.cut_sources(move |client| from.iter().any(|prefix| prefix.contains(client)));
+        let networks = from.iter().filter_map(|prefix| IpNet::new(prefix.address(), prefix.length()).ok());
+        let cut = self.0.cut_sources(&networks.collect::<Vec<_>>());
         if cut > 0 {
             tracing::info!(cut, "connections of a removed peer cut");
         }

@@ -1,6 +1,6 @@
 //! Which addresses are whose, and which are to be had.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,6 +9,7 @@ use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
 
 use crate::number_set::NumberSet;
+use crate::resting::Resting;
 
 /// Addresses handed out of one pool at most: as many as a network of IPv4 with 8 bits has. Of larger ones the first.
 const POOL_MOST: usize = 1 << 24;
@@ -38,6 +39,9 @@ pub enum AddressError {
     /// In no pool.
     #[error("{0} is in none of the networks of gateway.pools, or the first or last of one")]
     Elsewhere(IpAddr),
+    /// In a pool that is wider than what is given out of it.
+    #[error("{0} lies in {1}, but beyond its first {POOL_MOST} addresses; no others are given out of a pool")]
+    Beyond(IpAddr, IpNet),
     /// Somebody has it.
     #[error("{0} belongs to another peer, or to this gateway")]
     Taken(IpAddr),
@@ -104,9 +108,10 @@ pub(crate) struct Addresses {
     pools: Vec<Pool>,
     /// Addresses of peers from before the pools were changed.
     elsewhere: HashSet<IpAddr>,
-    /// Taken still, in the order in which they come free.
-    resting: VecDeque<Released>,
-    /// Pools and our own addresses.
+    resting: Resting,
+    /// Our own addresses, and those of peers that are not registered here.
+    reserved: Vec<Prefix>,
+    /// The pools and those.
     fixed: Vec<Prefix>,
     /// Networks behind peers, by their first address.
     networks: BTreeMap<IpAddr, Prefix>,
@@ -136,7 +141,8 @@ impl Addresses {
         Self {
             pools: made,
             elsewhere: HashSet::new(),
-            resting: VecDeque::new(),
+            resting: Resting::default(),
+            reserved: taken.to_vec(),
             fixed: fixed.collect(),
             networks: BTreeMap::new(),
         }
@@ -192,27 +198,33 @@ impl Addresses {
     }
 
     fn claim(&mut self, address: IpAddr) -> Result<(), AddressError> {
-        let mut known = false;
-        if let Some((pool, number)) = self.pool_of(address) {
-            if pool.numbers.take(number) {
-                return Ok(());
-            }
-            known = !pool.left_out(address);
-        }
-        match self.resting.iter().find(|released| released.address == address) {
-            Some(released) => Err(AddressError::Resting(address, released.until)),
-            None if known => Err(AddressError::Taken(address)),
-            None => Err(AddressError::Elsewhere(address)),
-        }
+        let resting = self.resting.until(address);
+        let error = match self.pool_of(address) {
+            None => AddressError::Elsewhere(address),
+            Some(pool) => match pool.number(address) {
+                None => AddressError::Beyond(address, pool.network),
+                Some(number) if pool.numbers.take(number) => return Ok(()),
+                Some(_) if pool.left_out(address) => AddressError::Elsewhere(address),
+                Some(_) => AddressError::Taken(address),
+            },
+        };
+        Err(resting.map_or(error, |until| AddressError::Resting(address, until)))
     }
 
     /// Takes note of an address that a peer has. Returns whether nobody else has it.
     pub(crate) fn note(&mut self, address: IpAddr) -> bool {
         match self.claim(address) {
             Ok(()) => true,
-            Err(AddressError::Elsewhere(_)) => self.elsewhere.insert(address),
+            Err(AddressError::Elsewhere(_) | AddressError::Beyond(..)) => self.elsewhere.insert(address),
             Err(_) => false,
         }
+    }
+
+    /// Whether a peer has what the configuration has for something else: what, and with what it overlaps.
+    pub(crate) fn reserved(&self, own: Pair, networks: &[Prefix]) -> Option<(Prefix, Prefix)> {
+        let among = |fixed: &[Prefix], prefix: Prefix| Some((prefix, overlapping(fixed, prefix)?));
+        let own = own.iter().map(Prefix::host).find_map(|own| among(&self.reserved, own));
+        own.or_else(|| networks.iter().find_map(|network| among(&self.fixed, *network)))
     }
 
     /// These can be had again at once: nobody was told of them.
@@ -221,27 +233,28 @@ impl Addresses {
             if self.elsewhere.remove(&address) {
                 continue;
             }
-            if let Some((pool, number)) = self.pool_of(address) {
+            if let Some(pool) = self.pool_of(address)
+                && let Some(number) = pool.number(address)
+            {
                 pool.numbers.give_back(number);
             }
         }
     }
 
-    /// The pool that has this address to give: of those within each other the smallest.
-    fn pool_of(&mut self, address: IpAddr) -> Option<(&mut Pool, usize)> {
-        let of = self.pools.iter_mut().filter_map(|pool| pool.number(address).map(|number| (pool, number)));
-        of.max_by_key(|(pool, _)| pool.network.prefix_len())
+    /// The pool that this address lies in: of those within each other the smallest.
+    fn pool_of(&mut self, address: IpAddr) -> Option<&mut Pool> {
+        let of = self.pools.iter_mut().filter(|pool| pool.network.contains(&address));
+        of.max_by_key(|pool| pool.network.prefix_len())
     }
 
     /// These can be had again later; `until` is not before that of others.
     pub(crate) fn rest(&mut self, released: impl IntoIterator<Item = Released>) {
-        self.resting.extend(released);
+        released.into_iter().for_each(|released| self.resting.add(released));
     }
 
     /// Gives back those that have rested; returns them.
     pub(crate) fn wake(&mut self, now: u64) -> Vec<Released> {
-        let count = self.resting.iter().take_while(|released| released.until <= now).count();
-        let woken: Vec<_> = self.resting.drain(..count).collect();
+        let woken: Vec<_> = std::iter::from_fn(|| self.resting.take_rested(now)).collect();
         self.give_back(woken.iter().map(|released| released.address));
         woken
     }
@@ -267,8 +280,7 @@ impl Addresses {
     /// Those of peers do not overlap each other: of them the one that begins last before our end decides.
     fn overlapping(&self, prefix: Prefix) -> Option<Prefix> {
         let nearest = self.networks.range(..=last(prefix)).next_back().map(|(_, other)| other);
-        let overlaps = |other: &&Prefix| other.contains(prefix.address()) || prefix.contains(other.address());
-        self.fixed.iter().find(overlaps).or(nearest.filter(overlaps)).copied()
+        overlapping(&self.fixed, prefix).or_else(|| overlapping(nearest, prefix))
     }
 
     /// Of all pools: how many addresses there are, are taken, and rest.
@@ -344,6 +356,12 @@ impl Pool {
 
 fn prefix(network: IpNet) -> Prefix {
     Prefix::new(network.addr(), network.prefix_len()).unwrap_or_else(|| Prefix::host(network.addr()))
+}
+
+/// The first of these that shares addresses with a network.
+fn overlapping<'a>(among: impl IntoIterator<Item = &'a Prefix>, prefix: Prefix) -> Option<Prefix> {
+    let overlaps = |other: &&Prefix| other.contains(prefix.address()) || prefix.contains(other.address());
+    among.into_iter().find(overlaps).copied()
 }
 
 /// The last address of a network.
@@ -438,6 +456,35 @@ mod tests {
         assert!(addresses.wake(99).is_empty());
         assert_eq!(addresses.wake(100).len(), 1);
         assert_eq!(addresses.allocate(&[], None).unwrap(), first);
+    }
+
+    #[test]
+    fn a_wide_pool_gives_its_first_part_and_says_so() {
+        let mut addresses = Addresses::new(&[pool("fd00:50::/48", None)], &[]);
+        let (last, beyond) = (ip("fd00:50::ff:ffff"), ip("fd00:50::100:0"));
+        assert_eq!(addresses.allocate(&[last], None).unwrap().v6.map(IpAddr::from), Some(last));
+        let error = addresses.allocate(&[beyond], None).unwrap_err();
+        assert_eq!(error, AddressError::Beyond(beyond, "fd00:50::/48".parse().unwrap()));
+        assert!(error.to_string().contains("beyond its first 16777216"), "{error}");
+        // A peer that had it before the pool was as it is keeps it.
+        assert!(addresses.note(beyond) && !addresses.note(beyond));
+    }
+
+    #[test]
+    fn of_very_many_that_rest_each_is_told_by_its_own_time() {
+        let mut addresses = Addresses::new(&[pool("10.50.0.0/16", None)], &[]);
+        let many: Vec<_> = (0..5000).map(|_| addresses.allocate(&[], None).unwrap()).collect();
+        for (until, pair) in (100..).zip(&many) {
+            addresses.rest(pair.iter().map(|address| Released { address, until }));
+        }
+        for (until, pair) in (100..).zip(&many) {
+            let address = pair.iter().next().unwrap();
+            assert_eq!(addresses.allocate(&[address], None), Err(AddressError::Resting(address, until)));
+        }
+        assert_eq!((addresses.wake(100 + 2499).len(), addresses.resting()), (2500, 2500));
+        let (woken, rests) = (many[2499].iter().next().unwrap(), many[2500].iter().next().unwrap());
+        assert!(addresses.allocate(&[woken], None).is_ok());
+        assert_eq!(addresses.allocate(&[rests], None), Err(AddressError::Resting(rests, 2600)));
     }
 
     #[test]

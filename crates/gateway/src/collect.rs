@@ -1,12 +1,13 @@
 //! What goes on by itself: peers end in their time, what was seen is written down, addresses come free.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use edgeproxy_overlay::Directory;
 use edgeproxy_store::peers::{PeerId, PeerRow, PeerWrite};
-use edgeproxy_tunnel::REJECT_AFTER;
+use edgeproxy_tunnel::{REJECT_AFTER, Tai64N};
 
 use crate::gateway::Gateway;
 use crate::register::{unix_now, unix_of};
@@ -63,12 +64,8 @@ impl Gateway {
             }
             let (ending, others): (Vec<_>, Vec<_>) =
                 due.into_iter().map(|id| (id, self.verdict(id, now))).partition(|(_, end)| end.is_some());
-            for (id, _) in others {
-                if self.peer(id).and_then(|peer| peer.former).is_some_and(|former| former.until <= now) {
-                    self.end_former_or_tell(id).await;
-                }
-                self.look_again(id, now);
-            }
+            self.end_outlived(others.iter().map(|(id, _)| *id), now).await;
+            others.iter().for_each(|(id, _)| self.look_again(*id, now));
             let ending: Vec<_> = ending.into_iter().filter_map(|(id, end)| Some((id, end?))).collect();
             if !self.end_all(&ending, &mut ended).await {
                 ending.iter().for_each(|(id, _)| self.deadlines.lock().set(now + LATER, *id));
@@ -157,17 +154,27 @@ impl Gateway {
         }
     }
 
-    /// Former keys whose successor is in use, or whose time is over.
-    async fn end_replaced(&self) {
+    /// Former keys whose successor is in use.
+    pub(crate) async fn end_replaced(&self) {
         let mut outdated = self.outdated.lock().await;
-        while let Ok(id) = outdated.try_recv() {
-            self.end_former_or_tell(id).await;
-        }
+        let told: BTreeSet<_> = std::iter::from_fn(|| outdated.try_recv().ok()).collect();
+        // One that got yet another key since has a former one that is needed still.
+        let in_use = |id: &PeerId| self.peer(*id).is_some_and(|peer| peer.greatest != Tai64N::default());
+        let ids: Vec<_> = told.into_iter().filter(in_use).collect();
+        self.end_former_or_tell(&ids).await;
     }
 
-    async fn end_former_or_tell(&self, id: PeerId) {
-        if let Err(error) = self.end_former(id).await {
-            tracing::error!(peer = %id, %error, "cannot end a former key");
+    /// Those of their former keys whose time is over.
+    async fn end_outlived(&self, ids: impl Iterator<Item = PeerId>, now: u64) {
+        let is_over =
+            |id: &PeerId| self.peer(*id).and_then(|peer| peer.former).is_some_and(|former| former.until <= now);
+        let ids: Vec<_> = ids.filter(is_over).collect();
+        self.end_former_or_tell(&ids).await;
+    }
+
+    async fn end_former_or_tell(&self, ids: &[PeerId]) {
+        if let Err(error) = self.end_former(ids).await {
+            tracing::error!(peers = ids.len(), %error, "cannot end former keys");
         }
     }
 

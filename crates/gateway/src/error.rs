@@ -1,7 +1,7 @@
 //! Why something was not done.
 
 use edgeproxy_store::peers::{PeerId, PeersError};
-use edgeproxy_tunnel::PublicKey;
+use edgeproxy_tunnel::{Prefix, PublicKey};
 
 use crate::addresses::AddressError;
 use crate::request::RequestError;
@@ -36,6 +36,21 @@ pub enum GatewayError {
         path: String,
         /// The second of the two.
         id: PeerId,
+    },
+    /// The file is from before the configuration was changed.
+    #[error(
+        "{path}: peer {id} has {has}, which overlaps {by}: the configuration has that for this gateway itself, for a peer \
+         of the wg-quick file, or for a pool; change it, or end the peer while the former one is in use"
+    )]
+    Reserved {
+        /// The file.
+        path: String,
+        /// Whose it is.
+        id: PeerId,
+        /// An address of the peer, or a network behind it.
+        has: Prefix,
+        /// What it overlaps.
+        by: Prefix,
     },
     /// No such peer.
     #[error("there is no peer {0}")]

@@ -9,18 +9,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use edgeproxy_overlay::{Device, Directory, OsRandom, PeerStatus};
-use edgeproxy_store::peers::{PeerFilter, PeerId, PeerPages, PeerRecord, PeerRow, PeersJournal};
+use edgeproxy_store::peers::{PeerFilter, PeerId, PeerPages, PeerRecord, PeerRow, PeersError, PeersJournal};
 use edgeproxy_tunnel::{Prefix, PublicKey};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::addresses::{Addresses, PoolSettings};
+use crate::addresses::{Addresses, Pair, PoolSettings};
 use crate::collect::End;
 use crate::deadlines::Deadlines;
 use crate::error::GatewayError;
 use crate::register::{Register, unix_now, unix_of};
 use crate::rows::Rows;
+
+/// Peers whose keys are changed at the same time, at most: they share a flush to disk.
+const ROTATING_AT_ONCE: usize = 256;
 
 /// How a gateway is run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,7 +46,8 @@ pub struct Opened {
     register: Arc<Register>,
     outdated: UnboundedReceiver<PeerId>,
     journal: PeersJournal,
-    pages: PeerPages,
+    singles: PeerPages,
+    lists: PeerPages,
     next_id: PeerId,
     claims: Claims,
     deadlines: Deadlines,
@@ -65,12 +69,15 @@ pub struct Gateway {
     pub(crate) journal: PeersJournal,
     pub(crate) claims: Mutex<Claims>,
     pub(crate) deadlines: Mutex<Deadlines>,
-    /// Keys are changed one after the other, so that disk and memory agree on the last.
-    pub(crate) rotating: tokio::sync::Mutex<()>,
+    /// The keys of a peer are changed one after the other, so that disk and memory agree on the last: each peer has one
+    /// of these by its number. Others share the flush.
+    rotating: Vec<tokio::sync::Mutex<()>>,
     pub(crate) outdated: tokio::sync::Mutex<UnboundedReceiver<PeerId>>,
     /// When this began to serve: nobody could be heard before.
     pub(crate) started: u64,
-    pages: Mutex<PeerPages>,
+    /// Reads one peer at a time, and lists by another: no list is waited for. Whoever waits takes no thread meanwhile.
+    singles: Arc<tokio::sync::Mutex<PeerPages>>,
+    lists: Arc<tokio::sync::Mutex<PeerPages>>,
     device: Arc<Device>,
     flows: Arc<dyn Flows>,
     next_id: AtomicU64,
@@ -89,22 +96,28 @@ impl Opened {
     /// is told of otherwise.
     ///
     /// # Errors
-    /// The file cannot be used; or two peers have the same key or address, which no gateway writes.
+    /// The file cannot be used; two peers have the same key or address, which no gateway writes; or one has what the
+    /// configuration has for something else.
     pub fn open(settings: GatewaySettings, taken: &[Prefix]) -> Result<Self, GatewayError> {
         let began = Instant::now();
         let (outdated, receiver) = unbounded_channel();
         let mut rows = Rows::new(OsRandom::new().number());
         let mut addresses = Addresses::new(&settings.pools, taken);
         let mut deadlines = Deadlines::default();
-        let (mut twice, mut resting, now) = (None, Vec::new(), unix_now());
+        let (mut unusable, mut resting, now) = (None, Vec::new(), unix_now());
+        let path = || settings.db.display().to_string();
         let each = |peer: PeerRow| {
-            if twice.is_some() {
+            if unusable.is_some() {
                 return;
             }
             let pair = [peer.v4.map(IpAddr::from), peer.v6.map(IpAddr::from)];
             let alone = pair.into_iter().flatten().all(|address| addresses.note(address));
             if rows.find(&peer.public).is_some() || !alone || addresses.take_networks(&peer.prefixes).is_err() {
-                twice = Some(peer.id);
+                let own = Pair { v4: peer.v4, v6: peer.v6 };
+                unusable = Some(match addresses.reserved(own, &peer.prefixes) {
+                    Some((has, by)) => GatewayError::Reserved { path: path(), id: peer.id, has, by },
+                    None => GatewayError::Twice { path: path(), id: peer.id },
+                });
                 return;
             }
             let place = rows.insert(&peer);
@@ -113,20 +126,21 @@ impl Opened {
             }
         };
         let (journal, next_id) = PeersJournal::open(&settings.db, each, |released| resting.push(released))?;
-        if let Some(id) = twice {
-            return Err(GatewayError::Twice { path: settings.db.display().to_string(), id });
+        if let Some(error) = unusable {
+            return Err(error);
         }
         resting.sort_by_key(|released| released.until);
         resting.retain(|released| addresses.note(released.address));
         addresses.rest(resting);
-        let pages = PeerPages::open(&settings.db)?;
+        let (singles, lists) = (PeerPages::open(&settings.db)?, PeerPages::open(&settings.db)?);
         tracing::info!(peers = rows.len(), took = ?began.elapsed(), db = %settings.db.display(), "peers loaded");
         Ok(Self {
             settings,
             register: Arc::new(Register::new(rows, outdated)),
             outdated: receiver,
             journal,
-            pages,
+            singles,
+            lists,
             next_id,
             claims: Claims { addresses, keys: HashSet::new() },
             deadlines,
@@ -146,10 +160,11 @@ impl Opened {
             journal: self.journal,
             claims: Mutex::new(self.claims),
             deadlines: Mutex::new(self.deadlines),
-            rotating: tokio::sync::Mutex::default(),
+            rotating: std::iter::repeat_with(Default::default).take(ROTATING_AT_ONCE).collect(),
             outdated: tokio::sync::Mutex::new(self.outdated),
             started: unix_now(),
-            pages: Mutex::new(self.pages),
+            singles: Arc::new(tokio::sync::Mutex::new(self.singles)),
+            lists: Arc::new(tokio::sync::Mutex::new(self.lists)),
             device,
             flows,
             next_id: AtomicU64::new(self.next_id.0),
@@ -203,26 +218,46 @@ impl Gateway {
         rows.get(place).map(|row| row.id)
     }
 
-    /// One peer. Waits for the disk for some 50 us.
+    /// One peer, as the disk has it some 50 us later.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn show(&self, id: PeerId) -> Result<Option<Shown>, GatewayError> {
+    pub async fn show(&self, id: PeerId) -> Result<Option<Shown>, GatewayError> {
         if self.peer(id).is_none() {
             return Ok(None);
         }
-        let record = self.pages.lock().get(id)?;
+        let file = Arc::clone(&self.singles).lock_owned().await;
+        let record = self.read(move || file.get(id)).await?;
         Ok(record.map(|record| self.shown(record)))
     }
 
-    /// Up to `limit` peers that the filter lets through, in the order of their numbers, from above `after` on. Waits for
-    /// the disk.
+    /// Up to `limit` peers that the filter lets through, in the order of their numbers, from above `after` on.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn page(&self, after: PeerId, limit: usize, filter: &PeerFilter) -> Result<Vec<Shown>, GatewayError> {
-        let records = self.pages.lock().page(after, limit, filter)?;
-        Ok(records.into_iter().map(|record| self.shown(record)).collect())
+    pub async fn page(
+        self: &Arc<Self>,
+        after: PeerId,
+        limit: usize,
+        filter: PeerFilter,
+    ) -> Result<Vec<Shown>, GatewayError> {
+        let (gateway, file) = (Arc::clone(self), Arc::clone(&self.lists).lock_owned().await);
+        let read = move || {
+            let records = file.page(after, limit, &filter)?;
+            drop(file);
+            Ok(records.into_iter().map(|record| gateway.shown(record)).collect())
+        };
+        self.read(read).await
+    }
+
+    /// Waits for the disk on a thread where that holds up nobody.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, PeersError> + Send + 'static,
+    ) -> Result<T, GatewayError> {
+        let path = || self.settings.db.display().to_string();
+        let read = tokio::task::spawn_blocking(read).await;
+        Ok(read.map_err(|error| PeersError::Failed { path: path(), reason: error.to_string() })??)
     }
 
     /// With what was seen since it was last written.
@@ -278,7 +313,16 @@ impl Gateway {
         rows.peer(rows.by_id(id)?)
     }
 
+    /// The turn to change the keys of this peer.
+    pub(crate) async fn turn(&self, id: PeerId) -> tokio::sync::MutexGuard<'_, ()> {
+        let of = usize::try_from(id.0 % ROTATING_AT_ONCE as u64).unwrap_or(0);
+        self.rotating[of].lock().await
+    }
+
     pub(crate) fn next_id(&self) -> PeerId {
         PeerId(self.next_id.fetch_add(1, Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests;

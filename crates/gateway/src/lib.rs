@@ -8,6 +8,7 @@
 //! No operation looks at more than one peer, however many there are.
 
 mod addresses;
+mod chunks;
 mod client_config;
 mod collect;
 mod deadlines;
@@ -17,6 +18,7 @@ mod number_set;
 mod provision;
 mod register;
 mod request;
+mod resting;
 mod rows;
 
 pub use addresses::{AddressError, Family, PoolSettings};

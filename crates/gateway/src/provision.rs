@@ -17,6 +17,9 @@ use crate::gateway::Gateway;
 use crate::register::unix_now;
 use crate::request::{PeerRequest, RequestError};
 
+/// Peers of a batch that are prepared at once: to make a key pair takes some 20 us.
+const PIECE: usize = 16;
+
 /// A peer that there is now.
 #[derive(Debug)]
 pub struct Created {
@@ -48,7 +51,13 @@ impl Gateway {
 
     /// Creates several peers with one flush to disk; each succeeds or fails for itself.
     pub async fn create_all(&self, requests: Vec<PeerRequest>) -> Vec<Result<Created, GatewayError>> {
-        let prepared: Vec<_> = requests.into_iter().map(|request| self.prepare(request)).collect();
+        let mut prepared = Vec::with_capacity(requests.len());
+        for request in requests {
+            if prepared.len() % PIECE == PIECE - 1 {
+                tokio::task::yield_now().await;
+            }
+            prepared.push(self.prepare(request).await);
+        }
         let records: Vec<_> =
             prepared.iter().flatten().filter_map(|draft| draft.claim.as_ref().map(|_| draft.peer.clone())).collect();
         let written = if records.is_empty() { Ok(()) } else { self.journal.write(PeerWrite::Add(records)).await };
@@ -63,13 +72,13 @@ impl Gateway {
     }
 
     /// Checks it, and takes what it needs.
-    fn prepare(&self, request: PeerRequest) -> Result<Draft<'_>, GatewayError> {
+    async fn prepare(&self, request: PeerRequest) -> Result<Draft<'_>, GatewayError> {
         request.check()?;
         let mut random = OsRandom::new();
         let private = request.public.is_none().then(|| PrivateKey::from_bytes(random.bytes()));
         let public = request.public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
         self.check_key(&public)?;
-        if let Some(peer) = self.existing(&public)? {
+        if let Some(peer) = self.existing(&public).await? {
             return Ok(Draft { peer, private: None, existing: true, claim: None });
         }
         let claim = self.claim(public, &request)?;
@@ -110,14 +119,15 @@ impl Gateway {
     }
 
     /// The peer with this key.
-    fn existing(&self, public: &PublicKey) -> Result<Option<PeerRecord>, GatewayError> {
+    async fn existing(&self, public: &PublicKey) -> Result<Option<PeerRecord>, GatewayError> {
         let found = self.register.rows.read().find(public);
         match found {
             None => Ok(None),
             Some((_, true)) => Err(GatewayError::KeyTaken(*public)),
             Some((place, false)) => {
                 let id = self.register.rows.read().get(place).map(|row| row.id);
-                Ok(id.map(|id| self.show(id)).transpose()?.flatten().map(|shown| shown.peer))
+                let Some(id) = id else { return Ok(None) };
+                Ok(self.show(id).await?.map(|shown| shown.peer))
             }
         }
     }
@@ -206,15 +216,16 @@ impl Gateway {
     ) -> Result<Created, GatewayError> {
         let private = public.is_none().then(|| PrivateKey::from_bytes(OsRandom::new().bytes()));
         let public = public.or(private.as_ref().map(PrivateKey::public)).expect("one of the two is there");
-        let _turn = self.rotating.lock().await;
-        let mut record = self.show(id)?.ok_or(GatewayError::Unknown(id))?.peer;
+        let _turn = self.turn(id).await;
+        let mut record = self.show(id).await?.ok_or(GatewayError::Unknown(id))?.peer;
         // Asked again, because the answer was lost.
         if record.row.public == public {
             return Ok(Created { peer: record, private: None, existing: true });
         }
-        let mut peer = record.row.clone();
         self.check_key(&public)?;
         let claim = self.claim_key(public)?;
+        // Once more, as it may have been heard while this waited for the disk.
+        let mut peer = self.peer(id).ok_or(GatewayError::Unknown(id))?;
         let outlived = peer.former.map(|former| former.public);
         let until = unix_now().saturating_add(overlap.as_secs());
         let replaced = FormerKey { public: peer.public, until, greatest: peer.greatest };
@@ -236,18 +247,26 @@ impl Gateway {
         Ok(Created { peer: record, private, existing: false })
     }
 
-    /// Its successor is in use, or its time is over: the key a peer had before counts no more.
-    pub(crate) async fn end_former(&self, id: PeerId) -> Result<(), GatewayError> {
-        let _turn = self.rotating.lock().await;
-        let Some(mut peer) = self.peer(id) else { return Ok(()) };
-        let Some(former) = peer.former.take() else { return Ok(()) };
-        self.journal.write(PeerWrite::Rotate { row: Box::new(peer.clone()) }).await?;
-        {
-            let mut rows = self.register.rows.write();
-            let Some(place) = rows.by_id(id) else { return Ok(()) };
-            rows.drop_former(place, &former.public);
+    /// Their successors are in use, or their time is over: the keys these peers had before count no more. One flush.
+    pub(crate) async fn end_former(&self, ids: &[PeerId]) -> Result<(), GatewayError> {
+        let former: Vec<(PeerId, PublicKey)> = {
+            let rows = self.register.rows.read();
+            ids.iter().filter_map(|id| Some((*id, rows.former(rows.by_id(*id)?)?.public))).collect()
+        };
+        if former.is_empty() {
+            return Ok(());
         }
-        self.cut(vec![former.public]).await;
+        self.journal.write(PeerWrite::EndFormer(former.clone())).await?;
+        {
+            // A peer that got yet another key meanwhile has another former one: that one stays, here as on disk.
+            let mut rows = self.register.rows.write();
+            for (id, public) in &former {
+                if let Some(place) = rows.by_id(*id) {
+                    rows.drop_former(place, public);
+                }
+            }
+        }
+        self.cut(former.into_iter().map(|(_, public)| public).collect()).await;
         Ok(())
     }
 

@@ -47,13 +47,16 @@ impl Register {
         let Seen { dirty, mut asleep } = std::mem::take(&mut *self.seen.lock());
         let sightings = dirty.into_iter().filter_map(|id| {
             let place = rows.by_id(id)?;
+            let former = rows.former(place);
             let row = rows.get_mut(place)?;
             row.dirty = false;
             let left = asleep.remove(&id).unwrap_or_default();
             Some(Sighting {
                 id,
                 handshake: row.handshake(),
+                public: row.public,
                 greatest: row.greatest,
+                former,
                 endpoint: left.endpoint,
                 received: left.received,
                 sent: left.sent,
@@ -119,15 +122,17 @@ impl Directory for Register {
     fn note_answered(&self, public: &PublicKey, timestamp: Tai64N) {
         let mut rows = self.rows.write();
         let Some((place, was_replaced)) = rows.find(public) else { return };
-        if was_replaced {
-            return rows.note_former(place, timestamp);
-        }
         if let Some(row) = rows.get_mut(place) {
-            row.greatest = timestamp;
             row.note_handshake(unix_now());
+            if !was_replaced {
+                row.greatest = timestamp;
+            }
+        }
+        if was_replaced {
+            rows.note_former(place, timestamp);
         }
         let id = self.mark(&mut rows, place);
-        if let Some(id) = id.filter(|_| rows.former(place).is_some()) {
+        if let Some(id) = id.filter(|_| !was_replaced && rows.former(place).is_some()) {
             // Only when the process ends there is nobody who reads it.
             let _ = self.outdated.send(id);
         }

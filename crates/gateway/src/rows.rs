@@ -3,7 +3,6 @@
 //! A million of them take 130 MB. No operation touches more than one of them, or waits while a table of all of them grows:
 //! rows stand in chunks that never move, and each index is a thousand small tables.
 
-use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,11 +11,12 @@ use edgeproxy_tunnel::{Keyed, Prefix, PresharedKey, PublicKey, Tai64N};
 use hashbrown::HashTable;
 
 use crate::addresses::Pair;
+use crate::chunks::Chunks;
 
-/// Rows that are made room for at once.
-const CHUNK: usize = 4096;
 /// Tables of an index. A power of two.
 const SHARDS: usize = 1024;
+/// The place of no extra.
+const NO_EXTRA: u32 = u32::MAX;
 
 /// Where a row is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,8 +37,8 @@ pub(crate) struct Row {
     pub(crate) keep: bool,
     /// What is seen of it is yet to be written.
     pub(crate) dirty: bool,
-    /// It has an entry among the extras.
-    has_extra: bool,
+    /// Its place among the extras, or [`NO_EXTRA`].
+    extra: u32,
 }
 
 /// What few peers have.
@@ -50,13 +50,12 @@ struct Extra {
 }
 
 pub(crate) struct Rows {
-    chunks: Vec<Vec<Option<Row>>>,
-    free: Vec<u32>,
+    rows: Chunks<Row>,
+    extras: Chunks<Extra>,
     by_key: Index,
     by_id: Index,
-    extras: HashMap<u32, Extra>,
-    /// Keys that were replaced and count still.
-    former: HashMap<PublicKey, u32, Keyed>,
+    /// By keys that were replaced and count still.
+    by_former: Index,
     count: usize,
     hash: Keyed,
 }
@@ -76,7 +75,7 @@ impl Row {
             handshake: seconds(row.handshake),
             keep: row.keep,
             dirty: false,
-            has_extra: false,
+            extra: NO_EXTRA,
         }
     }
 
@@ -118,23 +117,20 @@ impl Row {
 impl Rows {
     /// `secret` has to be random.
     pub(crate) fn new(secret: u64) -> Self {
-        let hash = Keyed(secret);
         Self {
-            chunks: Vec::new(),
-            free: Vec::new(),
+            rows: Chunks::new(),
+            extras: Chunks::new(),
             by_key: Index::new(),
             by_id: Index::new(),
-            extras: HashMap::new(),
-            former: HashMap::with_hasher(hash),
+            by_former: Index::new(),
             count: 0,
-            hash,
+            hash: Keyed(secret),
         }
     }
 
     /// Those there are, in no order.
     pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
-        let all = (0_u32..).zip(self.chunks.iter().flatten());
-        all.filter(|(_, row)| row.is_some()).map(|(place, _)| Place(place))
+        self.rows.places().map(Place)
     }
 
     /// When one has to be looked at: it ends, could have been idle for long enough, or its former key ends.
@@ -151,49 +147,44 @@ impl Rows {
     /// The peer with this key; whether the key is the one it had before.
     pub(crate) fn find(&self, public: &PublicKey) -> Option<(Place, bool)> {
         let hash = self.hash.hash_one(public);
-        let current = self.by_key.find(hash, |place| self.at(place).is_some_and(|row| row.public == *public));
+        let current = self.by_key.find(hash, |place| self.rows.get(place).is_some_and(|row| row.public == *public));
+        let had = |place| self.former(Place(place)).is_some_and(|former| former.public == *public);
         current
             .map(|place| (Place(place), false))
-            .or_else(|| self.former.get(public).map(|place| (Place(*place), true)))
+            .or_else(|| self.by_former.find(hash, had).map(|place| (Place(place), true)))
     }
 
     pub(crate) fn by_id(&self, id: PeerId) -> Option<Place> {
         let hash = self.hash.hash_one(id);
-        self.by_id.find(hash, |place| self.at(place).is_some_and(|row| row.id == id)).map(Place)
+        self.by_id.find(hash, |place| self.rows.get(place).is_some_and(|row| row.id == id)).map(Place)
     }
 
     pub(crate) fn get(&self, place: Place) -> Option<&Row> {
-        self.at(place.0)
+        self.rows.get(place.0)
     }
 
     pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Row> {
-        let (chunk, index) = parts(place.0);
-        self.chunks.get_mut(chunk)?.get_mut(index)?.as_mut()
+        self.rows.get_mut(place.0)
     }
 
     /// The caller has seen that neither its key nor its number is there.
     pub(crate) fn insert(&mut self, peer: &PeerRow) -> Place {
-        let place = self.free.pop().unwrap_or_else(|| self.grow());
-        let (chunk, index) = parts(place);
-        self.chunks[chunk][index] = Some(Row::of(peer));
+        let place = self.rows.insert(Row::of(peer));
         self.by_key.insert(self.hash.hash_one(peer.public), place);
         self.by_id.insert(self.hash.hash_one(peer.id), place);
         self.count += 1;
         let extra = Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former: peer.former };
-        self.set_extra(place, extra);
+        self.set_extra(Place(place), extra);
         Place(place)
     }
 
     /// Returns it as it was.
     pub(crate) fn remove(&mut self, place: Place) -> Option<PeerRow> {
         let peer = self.peer(place)?;
-        self.set_extra(place.0, Extra::default());
-        let (hash, at) = (self.hash, place.0);
-        self.by_key.remove(hash.hash_one(peer.public), at);
-        self.by_id.remove(hash.hash_one(peer.id), at);
-        let (chunk, index) = parts(at);
-        self.chunks[chunk][index] = None;
-        self.free.push(at);
+        self.set_extra(place, Extra::default());
+        self.by_key.remove(self.hash.hash_one(peer.public), place.0);
+        self.by_id.remove(self.hash.hash_one(peer.id), place.0);
+        self.rows.remove(place.0);
         self.count -= 1;
         Some(peer)
     }
@@ -207,22 +198,23 @@ impl Rows {
         let former = peer.former.map(|former| FormerKey { greatest: former.greatest.max(greatest), ..former });
         self.by_key.remove(self.hash.hash_one(before), place.0);
         self.by_key.insert(self.hash.hash_one(peer.public), place.0);
-        self.set_extra(place.0, Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former });
+        self.set_extra(place, Extra { preshared: peer.preshared.clone(), prefixes: peer.prefixes.clone(), former });
     }
 
     /// The key it had before counts no more.
     pub(crate) fn drop_former(&mut self, place: Place, former: &PublicKey) {
-        let mut extra = self.extras.get(&place.0).cloned().unwrap_or_default();
-        if extra.former.is_some_and(|known| known.public == *former) {
-            extra.former = None;
-            self.set_extra(place.0, extra);
+        if let Some(extra) = self.extra(place)
+            && extra.former.is_some_and(|known| known.public == *former)
+        {
+            let extra = Extra { former: None, ..extra.clone() };
+            self.set_extra(place, extra);
         }
     }
 
     /// All that is known of it.
     pub(crate) fn peer(&self, place: Place) -> Option<PeerRow> {
         let row = self.get(place)?;
-        let extra = if row.has_extra { self.extras.get(&place.0).cloned() } else { None }.unwrap_or_default();
+        let extra = self.extra(place).cloned().unwrap_or_default();
         let pair = row.pair();
         Some(PeerRow {
             id: row.id,
@@ -244,63 +236,49 @@ impl Rows {
     /// Addresses that are its own, each alone, and the networks behind it.
     pub(crate) fn allowed_ips(&self, place: Place) -> Vec<Prefix> {
         let Some(row) = self.get(place) else { return Vec::new() };
-        let extra = self.extras.get(&place.0).filter(|_| row.has_extra);
-        let networks = extra.into_iter().flat_map(|extra| extra.prefixes.iter().copied());
+        let networks = self.extra(place).into_iter().flat_map(|extra| extra.prefixes.iter().copied());
         row.pair().iter().map(|address: IpAddr| Prefix::host(address)).chain(networks).collect()
     }
 
     pub(crate) fn preshared(&self, place: Place) -> PresharedKey {
-        let has = self.get(place).is_some_and(|row| row.has_extra);
-        self.extras.get(&place.0).filter(|_| has).map(|extra| extra.preshared.clone()).unwrap_or_default()
+        self.extra(place).map(|extra| extra.preshared.clone()).unwrap_or_default()
     }
 
     /// The key it had before, while it counts.
     pub(crate) fn former(&self, place: Place) -> Option<FormerKey> {
-        self.extras.get(&place.0)?.former
+        self.extra(place)?.former
     }
 
     /// An initiation with the key it had before was answered.
     pub(crate) fn note_former(&mut self, place: Place, timestamp: Tai64N) {
-        if let Some(former) = self.extras.get_mut(&place.0).and_then(|extra| extra.former.as_mut()) {
+        let extra = self.get(place).map_or(NO_EXTRA, |row| row.extra);
+        if let Some(former) = self.extras.get_mut(extra).and_then(|extra| extra.former.as_mut()) {
             former.greatest = timestamp;
         }
     }
 
-    fn set_extra(&mut self, place: u32, extra: Extra) {
-        let before = self.extras.get(&place).and_then(|extra| extra.former);
-        if let Some(before) = before.filter(|before| extra.former.is_none_or(|former| former.public != before.public)) {
-            self.former.remove(&before.public);
+    fn extra(&self, place: Place) -> Option<&Extra> {
+        self.extras.get(self.get(place)?.extra)
+    }
+
+    fn set_extra(&mut self, place: Place, extra: Extra) {
+        let [before, after] = [self.former(place), extra.former].map(|former| former.map(|former| former.public));
+        if before != after {
+            before.iter().for_each(|key| self.by_former.remove(self.hash.hash_one(key), place.0));
+            after.iter().for_each(|key| self.by_former.insert(self.hash.hash_one(key), place.0));
         }
-        if let Some(former) = extra.former {
-            self.former.insert(former.public, place);
-        }
+        let Some(row) = self.rows.get_mut(place.0) else { return };
         let has = extra.preshared.is_set() || !extra.prefixes.is_empty() || extra.former.is_some();
-        match has {
-            true => _ = self.extras.insert(place, extra),
-            false => _ = self.extras.remove(&place),
+        match self.extras.get_mut(row.extra) {
+            Some(stands) if has => *stands = extra,
+            None if has => row.extra = self.extras.insert(extra),
+            Some(_) => {
+                self.extras.remove(row.extra);
+                row.extra = NO_EXTRA;
+            }
+            None => {}
         }
-        if let Some(row) = self.get_mut(Place(place)) {
-            row.has_extra = has;
-        }
     }
-
-    /// Makes room for more; returns the first place of it.
-    fn grow(&mut self) -> u32 {
-        let first = self.chunks.len() * CHUNK;
-        self.chunks.push(std::iter::repeat_with(|| None).take(CHUNK).collect());
-        let places = (first..first + CHUNK).rev().filter_map(|place| u32::try_from(place).ok());
-        self.free.extend(places);
-        self.free.pop().expect("a chunk was added; four thousand million rows do not fit a memory")
-    }
-
-    fn at(&self, place: u32) -> Option<&Row> {
-        let (chunk, index) = parts(place);
-        self.chunks.get(chunk)?.get(index)?.as_ref()
-    }
-}
-
-fn parts(place: u32) -> (usize, usize) {
-    (place as usize / CHUNK, place as usize % CHUNK)
 }
 
 /// Places by hash. Half of the hash stands beside each, so that no row is looked at when a table grows, and none in vain.
@@ -390,6 +368,14 @@ mod tests {
             assert_eq!(find(&rows, &peer), is_there.then_some(peer));
         }
         assert_eq!(rows.len(), (0..MANY + 1000).filter(|n| *n >= MANY || !n.is_multiple_of(3)).count());
+    }
+
+    /// Beside 2 × 8 bytes of the indexes, which are between half and seven eighths full.
+    #[test]
+    fn a_row_costs_no_more_than_it_may() {
+        let (row, extra) = (size_of::<Option<Row>>(), size_of::<Option<Extra>>());
+        println!("{row} bytes for a row, at most 96; {extra} for what few have, at most 128");
+        assert!(row <= 96 && extra <= 128);
     }
 
     #[test]

@@ -177,6 +177,10 @@ impl Registry {
         // Whoever removes a peer takes it out of the directory first and out of here then: either this finds it gone, or
         // that finds what this makes.
         let mut routes = self.routes.write();
+        // The operator may have registered it meanwhile.
+        if let Some(remote) = self.get(public) {
+            return Some(remote);
+        }
         let settings = directory.wake(public)?;
         let remote = self.get_or_register(*public, true);
         self.listed.fetch_add(1, Relaxed);
@@ -198,8 +202,7 @@ impl Registry {
     /// A peer of the directory sleeps, unless another session was agreed on since its owner had taken note of so many.
     pub(crate) fn retire(&self, remote: &Arc<Remote>, taken: u32, now: Moment) {
         let mut routes = self.routes.write();
-        let was_leaving = remote.leaving.swap(false, Relaxed);
-        self.leaving.fetch_sub(usize::from(was_leaving), Relaxed);
+        self.note_staying(remote);
         if remote.agreed() != taken || !self.has(remote) {
             return;
         }
@@ -226,6 +229,12 @@ impl Registry {
     pub(crate) fn note_leaving(&self, remote: &Remote) {
         let before = remote.leaving.swap(true, Relaxed);
         self.leaving.fetch_add(usize::from(!before), Relaxed);
+    }
+
+    /// It is not told to sleep any more, as it agreed on another session, or sleeps.
+    pub(crate) fn note_staying(&self, remote: &Remote) {
+        let before = remote.leaving.swap(false, Relaxed);
+        self.leaving.fetch_sub(usize::from(before), Relaxed);
     }
 
     /// How many peers of the directory are awake and not told to sleep.
@@ -326,7 +335,7 @@ impl Registry {
         let mut routes = self.routes.write();
         let remote = self.peers.write().remove(public)?;
         self.listed.fetch_sub(usize::from(remote.listed), Relaxed);
-        self.leaving.fetch_sub(usize::from(remote.leaving.swap(false, Relaxed)), Relaxed);
+        self.note_staying(&remote);
         for prefix in std::mem::take(&mut remote.terms.lock().prefixes) {
             routes.remove(prefix);
         }
@@ -359,50 +368,4 @@ pub(crate) fn is_mapped(address: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicBool;
-
-    use super::*;
-
-    fn assign(registry: &Registry, peer: u8, prefix: Prefix, replace: bool) {
-        registry.change(PeerChange {
-            replace_allowed_ips: replace,
-            allowed_ips: vec![AllowedIp::Added(prefix)],
-            ..PeerChange::new(PublicKey([peer; 32]))
-        });
-    }
-
-    #[test]
-    fn a_prefix_on_its_way_from_one_peer_to_another_is_always_one_of_the_twos() {
-        let registry = Registry::new(Owners::new(2, 1), 1, None);
-        let (prefix, address): (Prefix, IpAddr) = ("10.50.1.0/24".parse().unwrap(), [10, 50, 1, 7].into());
-        assign(&registry, 9, "10.50.0.0/16".parse().unwrap(), false);
-        assign(&registry, 1, prefix, false);
-        let over = AtomicBool::new(false);
-        let looks = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                let mut looks = 0_u32;
-                while !over.load(Relaxed) || looks == 0 {
-                    let owner = registry.owner_of(address).map(|remote| remote.public.0[0]);
-                    assert!(matches!(owner, Some(1 | 2)), "{owner:?}");
-                    looks += 1;
-                }
-                looks
-            });
-            for round in 0..5_000_u32 {
-                let peer = 1 + u8::try_from(round % 2).unwrap();
-                assign(&registry, peer, prefix, round % 3 == 0);
-                // To replace what a peer has by the same is no moment without it either.
-                assign(&registry, peer, prefix, true);
-            }
-            over.store(true, Relaxed);
-            reader.join().unwrap()
-        });
-        println!("{looks} looks");
-        let of = |peer: u8| registry.get(&PublicKey([peer; 32])).unwrap().terms.lock().prefixes.clone();
-        assert_eq!((of(1), of(2)), (vec![], vec![prefix]));
-        // With its last owner it goes, and what is around it has the address.
-        registry.remove(&PublicKey([2; 32]));
-        assert_eq!(registry.owner_of(address).unwrap().public.0[0], 9);
-    }
-}
+mod tests;

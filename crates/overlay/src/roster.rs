@@ -20,6 +20,8 @@ impl Roster {
 
     /// Takes note of a handshake. Returns who is to sleep for it, so that no more are awake than may be.
     pub(crate) fn note(&mut self, remote: Arc<Remote>, agreed: u32, registry: &Registry) -> Vec<Arc<Remote>> {
+        // Told to sleep a moment ago, it stays.
+        registry.note_staying(&remote);
         self.handshakes.push_back((remote, agreed));
         let mut over = registry.staying().saturating_sub(self.most);
         let mut longest_ago = Vec::new();

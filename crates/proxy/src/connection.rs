@@ -1,6 +1,6 @@
 //! One client, from its accept to its log line: first an errand to find a backend, then a relay.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,16 @@ impl Connection {
             Stage::Relay(relayed) => Some(&relayed.record),
             Stage::Errand(_) | Stage::Changing => None,
         }
+    }
+
+    /// Where its client's socket is, if it came to a published service. Stays the same from its arrival to its end.
+    pub(crate) fn published_to(&self) -> Option<IpAddr> {
+        let (listener, from) = match &self.stage {
+            Stage::Errand(errand) => (errand.listener(), errand.from()),
+            Stage::Relay(Relayed { record, .. }) => (&record.listener, record.from()),
+            Stage::Changing => return None,
+        };
+        listener.is_published.then_some(from)
     }
 
     /// As the admin API shows it.

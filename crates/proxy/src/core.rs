@@ -3,6 +3,7 @@
 //! Everything here belongs to the one thread, so nothing is locked. Other threads leave orders in the mailbox.
 
 mod mailbox;
+mod sources;
 mod timers;
 mod token;
 
@@ -15,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use edgeproxy_overlay::{Acceptor, Stream};
+use ipnet::IpNet;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::io::Errno;
@@ -29,6 +31,7 @@ use crate::pop::Pop;
 use crate::record::LiveConnection;
 use crate::relay::Workbench;
 use crate::socket::Socket;
+use sources::Sources;
 use timers::Timers;
 use token::Serials;
 
@@ -60,6 +63,8 @@ struct Core {
     desk: Desk,
     doors: Vec<Door>,
     connections: Slab<Connection>,
+    /// Of published services.
+    sources: Sources,
     serials: Serials,
     /// Connections that have more to do.
     busy: Vec<Token>,
@@ -88,7 +93,14 @@ pub(crate) fn start(
         desk.watch_for(&acceptor, Subject::Door(door), EventFlags::IN)?;
         doors.push(Door::new(listener, acceptor));
     }
-    let mut core = Core { desk, doors, connections: Slab::new(), serials: Serials::new(), busy: Vec::new() };
+    let mut core = Core {
+        desk,
+        doors,
+        connections: Slab::new(),
+        sources: Sources::default(),
+        serials: Serials::new(),
+        busy: Vec::new(),
+    };
     std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
         let _last = Last { pop: Arc::clone(&core.desk.pop), mailbox: Arc::clone(&core.desk.mailbox) };
         // A panic has told of itself; those it did not concern are left in order all the same.
@@ -214,9 +226,17 @@ impl Core {
                 connection.busy = true;
                 self.busy.push(token);
             }
-            Step::Close(close) => self.connections.remove(key).close(close, &mut self.desk),
-            Step::Refuse(refusal) => self.connections.remove(key).refuse(refusal, &mut self.desk),
+            Step::Close(close) => self.remove(key).close(close, &mut self.desk),
+            Step::Refuse(refusal) => self.remove(key).refuse(refusal, &mut self.desk),
         }
+    }
+
+    fn remove(&mut self, key: usize) -> Connection {
+        let connection = self.connections.remove(key);
+        if let Some(from) = connection.published_to() {
+            self.sources.forget(from, key);
+        }
+        connection
     }
 
     fn accept(&mut self, number: usize) -> io::Result<()> {
@@ -249,7 +269,11 @@ impl Core {
                 Refusal::DescriptorsExhausted
             }
             Some(open) => {
-                vacant.insert(Connection::new(token, client, peer, open, &self.desk));
+                let key = vacant.key();
+                let connection = vacant.insert(Connection::new(token, client, peer, open, &self.desk));
+                if let Some(from) = connection.published_to() {
+                    self.sources.note(from, key);
+                }
                 return self.serve(token, Connection::advance);
             }
         };
@@ -281,6 +305,7 @@ impl Core {
                 Order::Drain => self.drain(),
                 Order::List { after, limit, reply } => drop(reply.send(self.list(after, limit))),
                 Order::End { concerns, close, reply } => drop(reply.send(self.end(&concerns, close))),
+                Order::EndSources { from, reply } => drop(reply.send(self.end_sources(&from))),
             }
         }
     }
@@ -306,6 +331,20 @@ impl Core {
         let concerned = self.tokens(|connection| connection.record().is_some_and(|record| concerns(record)));
         for token in &concerned {
             self.serve(*token, |_, _| Step::Close(close));
+        }
+        concerned.len()
+    }
+
+    /// Ends what peers have or begin at published services.
+    fn end_sources(&mut self, from: &[IpNet]) -> usize {
+        let concerned = self.sources.of(from);
+        for key in &concerned {
+            let Some(connection) = self.connections.get(*key) else { continue };
+            let step = match connection.record() {
+                Some(_) => Step::Close(Close::Cut),
+                None => Step::Refuse(Refusal::ClientGone),
+            };
+            self.serve(connection.token(), |_, _| step);
         }
         concerned.len()
     }

@@ -7,7 +7,7 @@
 //!                                               +------- elsewhere, if it failed
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -181,8 +181,13 @@ impl Errand {
         }
     }
 
-    fn listener(&self) -> &Arc<Listener> {
+    pub(crate) fn listener(&self) -> &Arc<Listener> {
         self.open.listener()
+    }
+
+    /// Where the client's socket is, whomever it speaks for.
+    pub(crate) fn from(&self) -> IpAddr {
+        self.via.map_or(self.client.ip(), |via| via.ip())
     }
 
     /// Learns from a trusted peer whom it speaks for.

@@ -33,6 +33,8 @@ pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) table: SharedTable,
+    /// It offers a service to peers, which may end.
+    pub(crate) is_published: bool,
     pub(crate) affinity: Affinity,
     pub(crate) queue: Arc<Queue>,
     pub(crate) accepted: Counter,
@@ -41,7 +43,13 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(settings: ListenerSettings, address: SocketAddr, table: SharedTable, metrics: &Metrics) -> Self {
+    pub(crate) fn new(
+        settings: ListenerSettings,
+        address: SocketAddr,
+        table: SharedTable,
+        is_published: bool,
+        metrics: &Metrics,
+    ) -> Self {
         let name = address.to_string();
         let label = ByListener { listener: name.clone() };
         Self {
@@ -54,6 +62,7 @@ impl Listener {
             name,
             address,
             table,
+            is_published,
         }
     }
 

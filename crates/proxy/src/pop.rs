@@ -1,7 +1,7 @@
 //! One machine's data plane as a whole: what all cores share, and how it is steered from outside.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use edgeproxy_route::{GeoTable, Table};
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -139,12 +140,12 @@ impl Pop {
         let cores = settings.threads.max(1);
         let mut listeners = Vec::new();
         let mut acceptors: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
-        let routed = settings.listeners.iter().map(|listener| (listener, &table));
-        let all = routed.chain(published.iter().map(|published| (&published.listener, &published.table)));
-        for (listener, table) in all {
+        let routed = settings.listeners.iter().map(|listener| (listener, &table, false));
+        let all = routed.chain(published.iter().map(|published| (&published.listener, &published.table, true)));
+        for (listener, table, is_published) in all {
             let (address, bound) = listener::bind(listener, cores, &dialler.sockets_at(listener.bind))
                 .map_err(|error| StartError::Bind { address: listener.bind, error })?;
-            let listener = Arc::new(Listener::new(listener.clone(), address, table.clone(), &metrics));
+            let listener = Arc::new(Listener::new(listener.clone(), address, table.clone(), is_published, &metrics));
             for (core, acceptor) in acceptors.iter_mut().zip(bound) {
                 core.push((Arc::clone(&listener), acceptor));
             }
@@ -227,10 +228,11 @@ impl Pop {
         self.end(Close::Cut, move |record| matches(&record.backend))
     }
 
-    /// Cuts all connections that come from an address that `matches`. Returns how many there were.
-    pub fn cut_sources(&self, matches: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> usize {
-        let source = |record: &Record| record.via.as_ref().map_or(record.client.ip(), |via| via.ip());
-        self.end(Close::Cut, move |record| matches(source(record)))
+    /// Cuts all connections to published services whose clients' sockets are in these networks, those still being
+    /// established included. Returns how many there were. Looks at no others.
+    pub fn cut_sources(&self, from: &[IpNet]) -> usize {
+        let from: Arc<[IpNet]> = from.into();
+        self.ask(|reply| Order::EndSources { from: Arc::clone(&from), reply }).into_iter().sum()
     }
 
     fn end(&self, close: Close, concerns: impl Fn(&Record) -> bool + Send + Sync + 'static) -> usize {

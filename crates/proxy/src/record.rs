@@ -1,6 +1,6 @@
 //! What is known of one connection, from its backend's answer to its log line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +25,13 @@ pub(crate) struct Record {
     pub(crate) band: u8,
     pub(crate) attempts: u8,
     pub(crate) affine: bool,
+}
+
+impl Record {
+    /// Where the client's socket is, whomever it speaks for.
+    pub(crate) fn from(&self) -> IpAddr {
+        self.via.as_ref().map_or(self.client.ip(), |via| via.ip())
+    }
 }
 
 /// One live connection, as the admin API shows it.

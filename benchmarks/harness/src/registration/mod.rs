@@ -64,7 +64,9 @@ pub(crate) fn run(site: &Site, plan: &Plan, other: Option<&Path>) -> Result<Repo
             let steps = load::step_by_step(plan.steps, plan.steps / 10)?;
             let crowd = load::crowd(plan.crowd.0, plan.crowd.1)?;
             let handshakes = first_handshake::measure(plan.handshakes)?;
-            registered += plan.handshakes;
+            let by_other = |program| first_handshake::measure_wireguard_go(program, &folder, plan.handshakes);
+            let by_other = other.map(by_other).transpose()?;
+            registered += plan.handshakes * if other.is_some() { 2 } else { 1 };
             gateway.stop()?;
             // What it holds after a start is what its peers take; before, there is what the requests left.
             let again = Gateway::start(site, &folder)?;
@@ -74,7 +76,17 @@ pub(crate) fn run(site: &Site, plan: &Plan, other: Option<&Path>) -> Result<Repo
             let other = other.filter(|_| size < wireguard_go::PEERS_MOST || size == 100_000);
             let of_other = size.min(wireguard_go::PEERS_MOST - 2);
             let other = other.map(|program| wireguard_go::measure(program, &folder, of_other, plan.steps / 20 + 1));
-            rounds.push(Round { size, steps, crowd, handshakes, ready, resident, other: other.transpose()?, of_other });
+            rounds.push(Round {
+                size,
+                steps,
+                crowd,
+                handshakes,
+                by_other,
+                ready,
+                resident,
+                other: other.transpose()?,
+                of_other,
+            });
         }
         // A million peers take some 150 MB of disk.
         let _ = std::fs::remove_dir_all(&folder);

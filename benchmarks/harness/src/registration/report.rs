@@ -16,6 +16,8 @@ pub(super) struct Round {
     pub(super) steps: Steps,
     pub(super) crowd: Crowd,
     pub(super) handshakes: Times,
+    /// The same by wireguard-go.
+    pub(super) by_other: Option<Times>,
     pub(super) ready: Duration,
     pub(super) resident: u64,
     pub(super) other: Option<wireguard_go::Steps>,
@@ -47,6 +49,8 @@ struct Size {
     deletes_per_s: Option<f64>,
     first_handshake_p50: Option<f64>,
     first_handshake_p99: Option<f64>,
+    wireguard_go_first_handshake_p50: Option<f64>,
+    wireguard_go_first_handshake_p99: Option<f64>,
     ready_ms: Option<f64>,
     resident_mb: Option<f64>,
     wireguard_go_peers: usize,
@@ -93,7 +97,7 @@ impl Report {
         }
         text.push_str(&table.to_markdown());
         text.push_str(&format!(
-            "\n{} clients at once; a first handshake by boringtun; after a restart.\n\n",
+            "\n{} clients at once; a first handshake by boringtun, and by wireguard-go; after a restart.\n\n",
             self.clients
         ));
         let mut table = heading(&[
@@ -102,6 +106,8 @@ impl Report {
             "create p99",
             "deletes/s",
             "handshake p50",
+            "p99",
+            "by wireguard-go p50",
             "p99",
             "ready, ms",
             "resident, MB",
@@ -113,6 +119,8 @@ impl Report {
                 size.deletes_per_s,
                 size.first_handshake_p50,
                 size.first_handshake_p99,
+                size.wireguard_go_first_handshake_p50,
+                size.wireguard_go_first_handshake_p99,
                 size.ready_ms,
                 size.resident_mb,
             ];
@@ -156,6 +164,8 @@ impl Size {
             deletes_per_s: middle(&|round| Some(round.crowd.deletes_per_s)),
             first_handshake_p50: middle(&|round| micros(&round.handshakes, 50)),
             first_handshake_p99: middle(&|round| micros(&round.handshakes, 99)),
+            wireguard_go_first_handshake_p50: middle(&|round| micros(round.by_other.as_ref()?, 50)),
+            wireguard_go_first_handshake_p99: middle(&|round| micros(round.by_other.as_ref()?, 99)),
             ready_ms: middle(&|round| Some(round.ready.as_secs_f64() * 1000.0)),
             resident_mb: middle(&|round| Some(round.resident as f64 / 1e6)),
             wireguard_go_peers: rounds.first().map_or(0, |round| round.of_other),

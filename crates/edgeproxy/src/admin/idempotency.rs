@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, response};
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
+use super::secret::HoldsPrivateKey;
 
 /// Answers remembered; the oldest leave first. An answer has about half a KiB.
 const MAX_ANSWERS: usize = 10_000;
@@ -17,6 +18,9 @@ const MAX_ANSWERS: usize = 10_000;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How long an answer is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How long one with a private key: that was made here and is kept nowhere else, so somebody who was cut off may ask for it
+/// once more, and nobody may much later.
+const PRIVATE_KEYS_FOR: Duration = Duration::from_secs(600);
 /// Longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
 const HEADER: &str = "idempotency-key";
@@ -48,6 +52,8 @@ struct Book {
     entries: HashMap<String, Entry>,
     /// Oldest first; one whose serial number is not that of its entry is out of date.
     order: VecDeque<(Instant, u64, String)>,
+    /// The same of answers with a private key, by when they were given.
+    private: VecDeque<(Instant, u64, String)>,
     next_serial: u64,
     /// Of the answers' bodies.
     bytes: usize,
@@ -57,8 +63,15 @@ struct Entry {
     serial: u64,
     /// Digest of the body.
     digest: u64,
-    /// `None`: the request is being done.
-    answer: Option<Answer>,
+    state: State,
+}
+
+enum State {
+    /// The request is being done.
+    Open,
+    Answered(Answer),
+    /// The answer had a private key.
+    Wiped,
 }
 
 /// A response that can be given several times.
@@ -101,18 +114,25 @@ impl KnownAnswers {
     fn claim_at(&self, key: &str, body: &[u8], now: Instant) -> Result<Claim, Problem> {
         let digest = self.hasher.hash_one(body);
         let mut book = lock(&self.book);
-        book.forget_old(now);
+        book.forget_old(now, 1);
         match book.entries.get(key) {
             Some(entry) if entry.digest != digest => {
                 Err(Problem::field("Idempotency-Key", "was used with another body; a new request needs a new key"))
             }
-            Some(Entry { answer: Some(answer), .. }) => Ok(Claim::Answered(answer.clone())),
-            Some(_) => Err(Problem::conflict("the request with this Idempotency-Key is still being done; ask again")),
+            Some(Entry { state: State::Answered(answer), .. }) => Ok(Claim::Answered(answer.clone())),
+            Some(Entry { state: State::Open, .. }) => {
+                Err(Problem::conflict("the request with this Idempotency-Key is still being done; ask again"))
+            }
+            Some(Entry { state: State::Wiped, .. }) => Err(Problem::conflict(format!(
+                "the request with this Idempotency-Key was done; its answer had a private key and was remembered for {} s: \
+                 look for the peer in the list, and give it another key or remove it",
+                PRIVATE_KEYS_FOR.as_secs()
+            ))),
             None => {
                 let serial = book.next_serial;
                 book.next_serial += 1;
                 book.order.push_back((now, serial, key.to_owned()));
-                book.entries.insert(key.to_owned(), Entry { serial, digest, answer: None });
+                book.entries.insert(key.to_owned(), Entry { serial, digest, state: State::Open });
                 Ok(Claim::Open(Ticket { book: Arc::clone(&self.book), key: key.to_owned(), serial }))
             }
         }
@@ -127,31 +147,61 @@ impl KnownAnswers {
         };
         let answer = Answer { head, body };
         if answer.head.status < StatusCode::INTERNAL_SERVER_ERROR {
-            lock(&self.book).remember(&ticket, answer.clone());
+            lock(&self.book).remember(&ticket, answer.clone(), Instant::now());
         }
         answer.into_response()
+    }
+
+    /// Forgets what was remembered for long enough.
+    pub(super) fn forget_old(&self, now: Instant) {
+        lock(&self.book).forget_old(now, 0);
     }
 }
 
 impl Book {
-    fn remember(&mut self, ticket: &Ticket, answer: Answer) {
-        if let Some(entry) = self.entries.get_mut(&ticket.key).filter(|entry| entry.serial == ticket.serial) {
-            self.bytes += answer.body.len();
-            entry.answer = Some(answer);
+    fn remember(&mut self, ticket: &Ticket, answer: Answer, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&ticket.key).filter(|entry| entry.serial == ticket.serial) else {
+            return;
+        };
+        self.bytes += answer.body.len();
+        if answer.head.extensions.get::<HoldsPrivateKey>().is_some() {
+            self.private.push_back((now, ticket.serial, ticket.key.clone()));
         }
+        entry.state = State::Answered(answer);
+        self.forget_old(now, 0);
     }
 
-    fn forget_old(&mut self, now: Instant) {
+    /// And so many more that there is room for `more` entries.
+    fn forget_old(&mut self, now: Instant, more: usize) {
+        // Of those whose entry has made room already as many are kept at most as there are entries.
+        let is_young = |since: &Instant| now.duration_since(*since) < PRIVATE_KEYS_FOR;
+        while let Some((since, ..)) = self.private.front()
+            && (self.private.len() > MAX_ANSWERS || !is_young(since))
+            && let Some((_, serial, key)) = self.private.pop_front()
+        {
+            if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.serial == serial) {
+                self.bytes -= entry.state.bytes();
+                entry.state = State::Wiped;
+            }
+        }
         while let Some((since, serial, key)) = self.order.front() {
             let is_young = now.duration_since(*since) < REMEMBERED_FOR;
-            if self.order.len() < MAX_ANSWERS && self.bytes <= MAX_BYTES && is_young {
+            if self.order.len() + more <= MAX_ANSWERS && self.bytes <= MAX_BYTES && is_young {
                 return;
             }
             if self.entries.get(key).is_some_and(|entry| entry.serial == *serial) {
-                let answer = self.entries.remove(key).and_then(|entry| entry.answer);
-                self.bytes -= answer.map_or(0, |answer| answer.body.len());
+                self.bytes -= self.entries.remove(key).map_or(0, |entry| entry.state.bytes());
             }
             self.order.pop_front();
+        }
+    }
+}
+
+impl State {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Answered(answer) => answer.body.len(),
+            Self::Open | Self::Wiped => 0,
         }
     }
 }
@@ -159,7 +209,8 @@ impl Book {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut book = lock(&self.book);
-        if book.entries.get(&self.key).is_some_and(|entry| entry.serial == self.serial && entry.answer.is_none()) {
+        let is_open = |entry: &Entry| entry.serial == self.serial && matches!(entry.state, State::Open);
+        if book.entries.get(&self.key).is_some_and(is_open) {
             book.entries.remove(&self.key);
         }
     }
@@ -172,6 +223,7 @@ fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::secret;
     use super::*;
 
     fn open(claim: Result<Claim, Problem>) -> Ticket {
@@ -199,6 +251,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_private_key_is_wiped_and_its_request_not_done_again() {
+        let known = KnownAnswers::default();
+        let ticket = open(known.claim("k", b"body"));
+        let sent = secret::answer(StatusCode::CREATED, &"private", true);
+        let sent = known.settle(ticket, sent).await;
+        let start = Instant::now();
+        assert!(matches!(known.claim_at("k", b"body", start), Ok(Claim::Answered(_))));
+        assert_eq!(lock(&known.book).bytes, 9);
+        // Nobody asks; only time passes.
+        known.forget_old(start + PRIVATE_KEYS_FOR);
+        assert_eq!(lock(&known.book).bytes, 0);
+        assert!(matches!(lock(&known.book).entries["k"].state, State::Wiped));
+        let Err(again) = known.claim_at("k", b"body", start + PRIVATE_KEYS_FOR) else { panic!("done again") };
+        assert_eq!(again.parts().0, 409);
+        assert_eq!(to_bytes(sent.into_body(), 9).await.unwrap(), "\"private\"", "what is being sent is whole");
+        drop(open(known.claim_at("k", b"body", start + REMEMBERED_FOR)));
+    }
+
+    #[tokio::test]
     async fn faults_and_requests_given_up_are_not_remembered() {
         let known = KnownAnswers::default();
         drop(open(known.claim("k", b"body")));
@@ -216,7 +287,7 @@ mod tests {
         }
         drop(open(known.claim("new", b"")));
         let book = lock(&known.book);
-        let bytes: usize = book.entries.values().filter_map(|entry| entry.answer.as_ref()).map(|a| a.body.len()).sum();
+        let bytes: usize = book.entries.values().map(|entry| entry.state.bytes()).sum();
         assert_eq!((book.bytes, bytes), (MAX_BYTES, MAX_BYTES));
     }
 
@@ -225,10 +296,12 @@ mod tests {
         let known = KnownAnswers::default();
         for number in 0..MAX_ANSWERS + 5 {
             let ticket = open(known.claim(&number.to_string(), b""));
-            known.settle(ticket, StatusCode::CREATED.into_response()).await;
+            known.settle(ticket, secret::answer(StatusCode::CREATED, &"private", true)).await;
         }
         let kept = lock(&known.book).entries.len();
         assert_eq!((kept, lock(&known.book).order.len()), (MAX_ANSWERS, MAX_ANSWERS));
+        assert_eq!(lock(&known.book).private.len(), MAX_ANSWERS);
+        assert_eq!(lock(&known.book).bytes, 9 * MAX_ANSWERS);
         assert!(matches!(known.claim("5", b""), Ok(Claim::Open(_))), "the oldest made room");
     }
 }

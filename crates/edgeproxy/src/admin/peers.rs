@@ -18,6 +18,7 @@ use super::input::{Body, Name, Parameters};
 use super::page::{self, Page};
 use super::peer_fields::PeerFields;
 use super::problem::Problem;
+use super::secret::{self, Secret};
 use super::{Api, off_thread, to_the_end};
 use crate::config::Scope;
 
@@ -65,11 +66,11 @@ pub(super) struct New {
     peer: Item,
     /// Made here and kept nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
-    private_key: Option<String>,
+    private_key: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    preshared_key: Option<String>,
+    preshared_key: Option<Secret>,
     /// A wg-quick file.
-    config: String,
+    config: Secret,
     /// It was there already, as it is.
     existing: bool,
 }
@@ -80,6 +81,19 @@ pub(super) struct New {
 enum Outcome {
     Done(Box<New>),
     Failed { status: u16, detail: String, field: Option<String> },
+}
+
+/// What became of a batch, in its order.
+#[derive(Serialize)]
+struct Outcomes {
+    items: Vec<Outcome>,
+}
+
+impl Outcomes {
+    fn into_answer(self) -> Response {
+        let holds_key = |outcome: &Outcome| matches!(outcome, Outcome::Done(new) if new.private_key.is_some());
+        secret::answer(StatusCode::OK, &self, self.items.iter().any(holds_key))
+    }
 }
 
 impl Item {
@@ -113,15 +127,19 @@ impl Item {
 impl New {
     fn of(created: Created, api: &Api, gateway: &Gateway) -> Self {
         let Created { peer, private, existing } = created;
-        let config = wg_quick(&peer.row, private.as_ref(), &api.running.bearings(gateway)).to_string();
+        let config = wg_quick(&peer.row, private.as_ref(), &api.running.bearings(gateway));
         let preshared = &peer.row.preshared;
         Self {
-            private_key: private.map(|private| private.to_base64().to_string()),
-            preshared_key: preshared.is_set().then(|| preshared.to_base64().to_string()),
-            config,
+            private_key: private.map(|private| Secret(private.to_base64())),
+            preshared_key: preshared.is_set().then(|| Secret(preshared.to_base64())),
+            config: Secret(config),
             existing,
             peer: Item::of(&Shown { peer, awake: None }),
         }
+    }
+
+    fn into_answer(self, status: StatusCode) -> Response {
+        secret::answer(status, &self, self.private_key.is_some())
     }
 }
 
@@ -151,15 +169,18 @@ pub(super) async fn list(
     // Beyond the numbers that the file can have there is nothing.
     let after = filter.cursor.as_deref().map(page::number_of_cursor).transpose()?.unwrap_or(0).min(LAST_NUMBER);
     let wanted = PeerFilter { name: filter.name, region: filter.region, tag: filter.tag };
-    let shown = off_thread(move || gateway.page(PeerId(after), limit + 1, &wanted)).await??;
-    let items = Page::of(shown, limit, |last| page::cursor_of_number(last.peer.row.id.0));
-    Ok(Json(Page { items: items.items.iter().map(Item::of).collect(), next: items.next }))
+    let shown = gateway.page(PeerId(after), limit + 1, wanted).await?;
+    let page = off_thread(move || {
+        let page = Page::of(shown, limit, |last| page::cursor_of_number(last.peer.row.id.0));
+        Page { items: page.items.iter().map(Item::of).collect(), next: page.next }
+    });
+    Ok(Json(page.await?))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Name(name): Name) -> Result<Json<Item>, Problem> {
     let gateway = gateway(&api)?;
     let id = find(&gateway, &name)?;
-    let shown = gateway.show(id)?.ok_or_else(|| unknown(&name))?;
+    let shown = gateway.show(id).await?.ok_or_else(|| unknown(&name))?;
     Ok(Json(Item::of(&shown)))
 }
 
@@ -177,7 +198,7 @@ pub(super) async fn create(
         let status = if created.existing { StatusCode::OK } else { StatusCode::CREATED };
         let location = [(header::LOCATION, format!("/api/v1/peers/{}", created.peer.row.id))];
         told(&api, &caller, &created);
-        Ok((status, location, Json(New::of(created, &api, &gateway))).into_response())
+        Ok((location, New::of(created, &api, &gateway).into_answer(status)).into_response())
     })
     .await
 }
@@ -206,23 +227,26 @@ pub(super) async fn create_batch(
         let (places, requests): (Vec<_>, Vec<_>) =
             requests.into_iter().filter_map(|(at, ok)| Some((at, ok.ok()?))).unzip();
         let created = gateway.create_all(requests).await;
-        let failed = |problem: Problem| {
-            let (status, detail, field) = problem.parts();
-            api.running.peer_metrics.refused(status);
-            Outcome::Failed { status, detail, field }
+        // A thousand answers take some milliseconds to write.
+        let answer = move || {
+            let failed = |problem: Problem| {
+                let (status, detail, field) = problem.parts();
+                api.running.peer_metrics.refused(status);
+                Outcome::Failed { status, detail, field }
+            };
+            let done = |result: Result<Created, GatewayError>| match own(result, &caller) {
+                Ok(created) => {
+                    told(&api, &caller, &created);
+                    Outcome::Done(Box::new(New::of(created, &api, &gateway)))
+                }
+                Err(problem) => failed(problem),
+            };
+            let mut outcomes: Vec<_> = places.into_iter().zip(created.into_iter().map(done)).collect();
+            outcomes.extend(broken.into_iter().filter_map(|(at, broken)| Some((at, failed(broken.err()?)))));
+            outcomes.sort_unstable_by_key(|(at, _)| *at);
+            Outcomes { items: outcomes.into_iter().map(|(_, outcome)| outcome).collect() }.into_answer()
         };
-        let done = |result: Result<Created, GatewayError>| match own(result, &caller) {
-            Ok(created) => {
-                told(&api, &caller, &created);
-                Outcome::Done(Box::new(New::of(created, &api, &gateway)))
-            }
-            Err(problem) => failed(problem),
-        };
-        let mut outcomes: Vec<_> = places.into_iter().zip(created.into_iter().map(done)).collect();
-        outcomes.extend(broken.into_iter().filter_map(|(at, broken)| Some((at, failed(broken.err()?)))));
-        outcomes.sort_unstable_by_key(|(at, _)| *at);
-        let items: Vec<_> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
-        Ok(Json(serde_json::json!({ "items": items })).into_response())
+        off_thread(answer).await
     })
     .await
 }
@@ -235,7 +259,7 @@ pub(super) async fn remove(
     caller.take(1)?;
     to_the_end(async move {
         let gateway = gateway(&api)?;
-        let id = find_to_change(&gateway, &name, &caller)?;
+        let id = find_to_change(&gateway, &name, &caller).await?;
         gateway.remove(id).await?;
         api.running.peer_metrics.removed();
         tracing::info!(target: "audit", token = caller.name(), from = %caller.from, peer = %id, "peer removed");
@@ -256,11 +280,11 @@ pub(super) async fn rotate(
     caller: Caller,
     Name(name): Name,
     Body { value, .. }: Body<Rotation>,
-) -> Result<Json<New>, Problem> {
+) -> Result<Response, Problem> {
     caller.take(1)?;
     to_the_end(async move {
         let gateway = gateway(&api)?;
-        let id = find_to_change(&gateway, &name, &caller)?;
+        let id = find_to_change(&gateway, &name, &caller).await?;
         let public = value.public_key.as_deref().map(|key| super::peer_fields::key("public_key", key)).transpose()?;
         let overlap = value.overlap_s.map_or(OVERLAP, Duration::from_secs);
         if overlap > OVERLAP_MOST {
@@ -272,7 +296,7 @@ pub(super) async fn rotate(
         tracing::info!(
             target: "audit", token = caller.name(), from = %caller.from, peer = %id, public_key = %key, "peer has another key"
         );
-        Ok(Json(New::of(rotated, &api, &gateway)))
+        Ok(New::of(rotated, &api, &gateway).into_answer(StatusCode::OK))
     })
     .await
 }
@@ -384,12 +408,12 @@ fn find(gateway: &Gateway, name: &str) -> Result<PeerId, Problem> {
 }
 
 /// The same for whoever is to change it.
-fn find_to_change(gateway: &Gateway, name: &str, caller: &Caller) -> Result<PeerId, Problem> {
+async fn find_to_change(gateway: &Gateway, name: &str, caller: &Caller) -> Result<PeerId, Problem> {
     let id = find(gateway, name)?;
     if caller.manages() {
         return Ok(id);
     }
-    let peer = gateway.show(id)?.ok_or_else(|| unknown(name))?.peer;
+    let peer = gateway.show(id).await?.ok_or_else(|| unknown(name))?.peer;
     if !caller.may_change(peer.owner.as_deref()) {
         let (token, from) = (caller.name().unwrap_or_default(), caller.from);
         tracing::info!(target: "audit", token, %from, peer = %id, "refused: a peer of another");
@@ -414,9 +438,9 @@ impl From<GatewayError> for Problem {
             GatewayError::Address(AddressError::Exhausted { .. }) | GatewayError::Full(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
             }
-            GatewayError::Address(AddressError::Elsewhere(_) | AddressError::TwoOfAKind(..)) => {
-                Self::field("addresses", error)
-            }
+            GatewayError::Address(
+                AddressError::Elsewhere(_) | AddressError::Beyond(..) | AddressError::TwoOfAKind(..),
+            ) => Self::field("addresses", error),
             GatewayError::Address(_) => Self::conflict(error.to_string()).about("addresses"),
             GatewayError::OwnKey(_) | GatewayError::KeyTaken(_) => {
                 Self::conflict(error.to_string()).about("public_key")
@@ -428,7 +452,9 @@ impl From<GatewayError> for Problem {
                 tracing::error!(%error, "a peer could not be written");
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
             }
-            GatewayError::Twice { .. } | GatewayError::Store(_) => Self::internal(&error),
+            GatewayError::Twice { .. } | GatewayError::Reserved { .. } | GatewayError::Store(_) => {
+                Self::internal(&error)
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use edgeproxy_tunnel::{PrivateKey, PublicKey};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -98,13 +99,21 @@ impl Hub {
             let _ = child.kill();
             panic!("it did not start: {:#?}", log.lock().unwrap());
         }
-        let find = |message: &str, key: &str| {
+        let find = |is_it: fn(&Value) -> bool, key: &str| {
             let log = log.lock().unwrap();
-            log.iter().find(|entry| entry["message"] == message).map(|entry| entry[key].clone()).unwrap()
+            log.iter().find(|entry| is_it(entry)).map(|entry| entry[key].clone()).unwrap()
         };
-        let admin = find("listening", "address").as_str().unwrap().parse().unwrap();
-        let port = find("overlay up", "port").as_u64().unwrap().try_into().unwrap();
+        // Services that are published listen as well, at addresses that are not for this process to connect to.
+        let admin = find(|entry| entry["message"] == "listening" && entry["what"] == "admin", "address");
+        let admin: SocketAddr = admin.as_str().unwrap().parse().unwrap();
+        assert!(admin.ip().is_loopback(), "{admin}");
+        let port = find(|entry| entry["message"] == "overlay up", "port").as_u64().unwrap().try_into().unwrap();
         Self { child, admin, port, log }
+    }
+
+    /// Who it is.
+    pub(crate) fn public() -> PublicKey {
+        PrivateKey::from_bytes([1; 32]).public()
     }
 
     pub(crate) fn client(&self) -> Client {

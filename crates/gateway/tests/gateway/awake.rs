@@ -21,7 +21,7 @@ async fn whose_handshake_is_longest_ago_sleeps_first_and_wakes_again() {
     assert_eq!(clients.iter().map(is_awake).collect::<Vec<_>>(), [false, false, true, true]);
     assert!(clients[0].up(&served).is_heard(LONG), "it wakes by its next handshake");
     eventually("another sleeps for it", || !is_awake(&clients[2]));
-    let shown = served.gateway.show(served.gateway.find(&clients[1].public()).unwrap()).unwrap().unwrap();
+    let shown = served.gateway.show(served.gateway.find(&clients[1].public()).unwrap()).await.unwrap().unwrap();
     assert!(shown.awake.is_none());
     assert!(shown.peer.received > 148 && shown.peer.sent > 92, "what it moved is kept: {:?}", shown.peer);
     assert!(shown.peer.row.handshake.is_some() && shown.peer.endpoint.is_some());

@@ -24,7 +24,8 @@ async fn a_stranger_hears_nothing() {
     let (_folder, db) = file();
     let served = Served::start(&db, 10);
     let known = Client::create(&served, PeerRequest::default()).await;
-    let stranger = Client::with(private(), &served.gateway.show(known_id(&served, &known)).unwrap().unwrap().peer);
+    let stranger =
+        Client::with(private(), &served.gateway.show(known_id(&served, &known)).await.unwrap().unwrap().peer);
     assert!(!stranger.up(&served).is_heard(A_WHILE));
     assert_eq!(served.gateway.device().awake(), 0);
 }

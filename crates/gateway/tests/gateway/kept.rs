@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use edgeproxy_gateway::{GatewayError, Opened, PeerRequest};
+use edgeproxy_gateway::{GatewayError, GatewaySettings, Opened, PeerRequest, PoolSettings};
+use edgeproxy_overlay::Loss;
 use edgeproxy_store::peers::{PeerFilter, PeerId, PeersError};
+use edgeproxy_tunnel::{Dropped, Prefix};
 
-use crate::support::{Client, LONG, Served, file, settings};
+use crate::recorder::Recorder;
+use crate::support::{Client, LONG, Served, eventually, file, settings};
 
 #[tokio::test]
 async fn all_that_was_acknowledged_is_there_after_a_restart() {
@@ -30,13 +33,13 @@ async fn all_that_was_acknowledged_is_there_after_a_restart() {
     assert!(client.up(&served).is_heard(LONG));
     served.gateway.settle().await;
     let id = served.gateway.find(&client.public()).unwrap();
-    let greatest = served.gateway.show(id).unwrap().unwrap().peer.row.greatest;
+    let greatest = served.gateway.show(id).await.unwrap().unwrap().peer.row.greatest;
     drop(served);
 
     let served = Served::start(&db, 10);
     assert_eq!(served.gateway.len(), 2);
-    assert_eq!(served.gateway.show(site.row.id).unwrap().unwrap().peer, site);
-    let after = served.gateway.show(id).unwrap().unwrap().peer;
+    assert_eq!(served.gateway.show(site.row.id).await.unwrap().unwrap().peer, site);
+    let after = served.gateway.show(id).await.unwrap().unwrap().peer;
     assert_eq!(after.row.greatest, greatest, "no initiation from before is answered again");
     assert!(after.row.handshake.is_some());
     // Two initiations of one moment, of 17 ms, count once.
@@ -45,6 +48,57 @@ async fn all_that_was_acknowledged_is_there_after_a_restart() {
     let next = served.gateway.create(PeerRequest::default()).await.unwrap().peer;
     assert!(next.row.id > gone_id, "no number is given twice");
     assert_ne!(next.row.v4.map(Into::into), Some(gone.ip), "its address rests");
+}
+
+/// What was recorded of a peer before it got another key, while the former one counts still.
+#[tokio::test]
+async fn an_initiation_by_a_former_key_is_not_answered_again_by_the_next_process() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let client = Client::create(&served, PeerRequest::default()).await;
+    let id = served.gateway.find(&client.public()).unwrap();
+    served.gateway.rotate(id, None, Duration::from_secs(600)).await.unwrap();
+    let mut recorder = Recorder::new(&client, &served);
+    let (first, second) = (recorder.initiation(1), recorder.initiation(2));
+    assert!(recorder.is_answered(&served, &first));
+    assert!(recorder.is_answered(&served, &second), "counts still");
+    served.gateway.settle().await;
+    drop(served);
+
+    let served = Served::start(&db, 10);
+    let (third, replayed) =
+        (recorder.initiation(3), || served.gateway.device().counters().get(Loss::Handshake(Dropped::Replayed)));
+    for (count, recorded) in [(1, &first), (2, &second)] {
+        recorder.send(&served, recorded);
+        eventually("it is counted", || replayed() == count);
+    }
+    assert_eq!(served.gateway.device().awake(), 0);
+    assert!(recorder.is_answered(&served, &third));
+}
+
+#[tokio::test]
+async fn what_the_configuration_has_taken_for_itself_is_told() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let request = PeerRequest { prefixes: vec!["172.16.0.0/24".parse().unwrap()], ..PeerRequest::default() };
+    let peer = served.gateway.create(request).await.unwrap().peer.row;
+    drop(served);
+    let error = |settings: GatewaySettings, taken: &[Prefix]| Opened::open(settings, taken).err().unwrap();
+    let reserved = |error: GatewayError| match error {
+        GatewayError::Reserved { id, has, by, .. } => (id, has.to_string(), by.to_string()),
+        other => panic!("{other}"),
+    };
+    let own = Prefix::host(peer.v4.unwrap().into());
+    let address = own.to_string();
+    assert_eq!(reserved(error(settings(&db), &[own])), (peer.id, address.clone(), address.clone()));
+    let around: Prefix = "10.50.0.0/30".parse().unwrap();
+    assert_eq!(reserved(error(settings(&db), &[around])), (peer.id, address, around.to_string()));
+    let mut other = settings(&db);
+    other.pools.push(PoolSettings { network: "172.16.0.0/16".parse().unwrap(), region: None });
+    assert_eq!(reserved(error(other, &[])), (peer.id, "172.16.0.0/24".to_owned(), "172.16.0.0/16".to_owned()));
+    // A pool that is gone takes nobody's address away.
+    let fewer = GatewaySettings { pools: Vec::new(), ..settings(&db) };
+    assert_eq!(Opened::open(fewer, &[]).err(), None);
 }
 
 #[tokio::test]
@@ -58,23 +112,26 @@ async fn lists_come_in_pages() {
         ..PeerRequest::default()
     };
     served.gateway.create_all((0..100).map(request).collect()).await;
-    let ids = |filter: PeerFilter| {
+    let ids = async |filter: PeerFilter| {
         let (mut ids, mut after) = (Vec::new(), PeerId(0));
         loop {
-            let page = served.gateway.page(after, 7, &filter).unwrap();
+            let page = served.gateway.page(after, 7, filter.clone()).await.unwrap();
             let Some(last) = page.last() else { return ids };
             after = last.peer.row.id;
             ids.extend(page.iter().map(|shown| shown.peer.row.id.0));
         }
     };
     let expected = |keep: fn(&u64) -> bool| (0..100).filter(keep).map(|number| number + 1).collect::<Vec<u64>>();
-    assert_eq!(ids(PeerFilter::default()), expected(|_| true));
+    assert_eq!(ids(PeerFilter::default()).await, expected(|_| true));
     let (region, tag) = (Some("fra".to_owned()), Some("even".to_owned()));
-    assert_eq!(ids(PeerFilter { region: region.clone(), ..PeerFilter::default() }), expected(|n| n % 3 == 0));
-    assert_eq!(ids(PeerFilter { tag: tag.clone(), ..PeerFilter::default() }), expected(|n| n % 2 == 0));
-    assert_eq!(ids(PeerFilter { region, tag, name: None }), expected(|n| n % 6 == 0));
-    assert_eq!(ids(PeerFilter { name: Some("p4".to_owned()), ..PeerFilter::default() }), expected(|n| n % 10 == 4));
-    assert!(ids(PeerFilter { name: Some("p".to_owned()), ..PeerFilter::default() }).is_empty());
+    assert_eq!(ids(PeerFilter { region: region.clone(), ..PeerFilter::default() }).await, expected(|n| n % 3 == 0));
+    assert_eq!(ids(PeerFilter { tag: tag.clone(), ..PeerFilter::default() }).await, expected(|n| n % 2 == 0));
+    assert_eq!(ids(PeerFilter { region, tag, name: None }).await, expected(|n| n % 6 == 0));
+    assert_eq!(
+        ids(PeerFilter { name: Some("p4".to_owned()), ..PeerFilter::default() }).await,
+        expected(|n| n % 10 == 4)
+    );
+    assert!(ids(PeerFilter { name: Some("p".to_owned()), ..PeerFilter::default() }).await.is_empty());
 }
 
 #[tokio::test]

@@ -5,5 +5,6 @@ mod awake;
 mod created;
 mod ended;
 mod kept;
+mod recorder;
 mod steady;
 mod support;

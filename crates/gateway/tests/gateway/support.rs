@@ -28,7 +28,8 @@ pub(crate) struct Served {
     pub(crate) gateway: Arc<Gateway>,
     _netstack: Arc<Netstack>,
     ip: IpAddr,
-    below: SocketAddr,
+    /// Where its device is.
+    pub(crate) below: SocketAddr,
 }
 
 impl Served {
@@ -41,7 +42,9 @@ impl Served {
         let ip: IpAddr = "10.50.0.1".parse().unwrap();
         let opened = Opened::open(settings, &[Prefix::host(ip)]).unwrap();
         let (netstack, queues) = Netstack::start(&["10.50.0.1/16".parse().unwrap()], MTU, 1).unwrap();
-        let own = DeviceSettings { directory: Some(opened.directory()), awake_most, ..device(private(), ip) };
+        // The same again after a restart.
+        let key = PrivateKey::from_bytes([9; 32]);
+        let own = DeviceSettings { directory: Some(opened.directory()), awake_most, ..device(key, ip) };
         let device = Arc::new(Device::start(own, queues).unwrap());
         let below = SocketAddr::from(([127, 0, 0, 1], device.port()));
         let listening = Sockets::Netstack(Arc::clone(&netstack)).listen(&ListenSettings::at((ip, PORT).into()));
@@ -119,7 +122,7 @@ pub(crate) fn settings(db: &Path) -> GatewaySettings {
 
 /// What a peer has on its side.
 pub(crate) struct Client {
-    private: PrivateKey,
+    pub(crate) private: PrivateKey,
     pub(crate) ip: IpAddr,
 }
 

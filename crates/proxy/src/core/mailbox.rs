@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -23,6 +24,8 @@ pub(crate) enum Order {
     List { after: u64, limit: usize, reply: Sender<Vec<LiveConnection>> },
     /// End those that are concerned, and say how many there were.
     End { concerns: Concerns, close: Close, reply: Sender<usize> },
+    /// Cut those to published services that come from these networks, and say how many there were.
+    EndSources { from: Arc<[IpNet]>, reply: Sender<usize> },
 }
 
 pub(crate) struct Mailbox {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use edgeproxy_tunnel::PresharedKey;
+use edgeproxy_tunnel::{PresharedKey, PublicKey};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot};
@@ -45,6 +45,8 @@ pub enum PeerWrite {
         /// As it is now: keys, the greatest timestamp.
         row: Box<PeerRow>,
     },
+    /// These keys that peers had before count no more. One that the peer does not have any more is passed over.
+    EndFormer(Vec<(PeerId, PublicKey)>),
     /// What was seen of some.
     See(Vec<Sighting>),
     /// These addresses may be given again.
@@ -228,14 +230,39 @@ fn apply(to: &Transaction<'_>, write: &PeerWrite) -> rusqlite::Result<usize> {
                 former.greatest
             ])
         }
-        PeerWrite::See(sightings) => {
+        PeerWrite::EndFormer(ended) => {
             let mut update = to.prepare_cached(
-                "UPDATE peers SET handshake = ?2, greatest = ?3, endpoint = coalesce(?4, endpoint), \
-                 received = received + ?5, sent = sent + ?6 WHERE id = ?1",
+                "UPDATE peers SET former_key = NULL, former_until = NULL, former_greatest = NULL \
+                 WHERE id = ? AND former_key = ?",
             )?;
-            for Sighting { id, handshake, greatest, endpoint, received, sent } in sightings {
-                let endpoint = endpoint.map(|endpoint| endpoint.to_string());
-                update.execute(params![id, handshake, greatest.0, endpoint, received, sent])?;
+            for (id, former) in ended {
+                update.execute(params![id, former.0])?;
+            }
+            Ok(ended.len())
+        }
+        PeerWrite::See(sightings) => {
+            // A key may have been replaced since it was seen: what is written of it goes where it stands now.
+            let mut update = to.prepare_cached(
+                "UPDATE peers SET handshake = ?2, endpoint = coalesce(?3, endpoint), \
+                 received = received + ?4, sent = sent + ?5, \
+                 greatest = CASE public_key WHEN ?6 THEN ?7 ELSE greatest END, \
+                 former_greatest = CASE former_key WHEN ?6 THEN max(former_greatest, ?7) \
+                 WHEN ?8 THEN max(former_greatest, ?9) ELSE former_greatest END WHERE id = ?1",
+            )?;
+            for Sighting { id, handshake, public, greatest, former, endpoint, received, sent } in sightings {
+                let (endpoint, former) =
+                    (endpoint.map(|endpoint| endpoint.to_string()), FormerColumns::of(former.as_ref()));
+                update.execute(params![
+                    id,
+                    handshake,
+                    endpoint,
+                    received,
+                    sent,
+                    public.0,
+                    greatest.0,
+                    former.key,
+                    former.greatest
+                ])?;
             }
             Ok(sightings.len())
         }

@@ -102,8 +102,12 @@ pub struct Sighting {
     pub id: PeerId,
     /// As in [`PeerRow`].
     pub handshake: Option<u64>,
-    /// As in [`PeerRow`].
+    /// The key it had when it was seen, which may be its former one by the time this is written.
+    pub public: PublicKey,
+    /// As in [`PeerRow`], of that key.
     pub greatest: Tai64N,
+    /// The key it had before that, while it counts.
+    pub former: Option<FormerKey>,
     /// As in [`PeerRecord`].
     pub endpoint: Option<SocketAddr>,
     /// Bytes from it since then.

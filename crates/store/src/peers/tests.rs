@@ -47,7 +47,9 @@ async fn what_is_written_is_read_again() {
     let sighting = Sighting {
         id: PeerId(1),
         handshake: Some(99),
+        public: first.row.public,
         greatest: Tai64N([7; 12]),
+        former: None,
         endpoint: Some("192.0.2.1:9".parse().unwrap()),
         received: 5,
         sent: 6,
@@ -63,6 +65,38 @@ async fn what_is_written_is_read_again() {
     drop(journal);
     let (_, rows, next) = open(&path);
     assert_eq!((rows, next), (vec![first.row], PeerId(3)), "a number is not given again");
+}
+
+#[tokio::test]
+async fn what_is_seen_of_a_key_is_written_to_that_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    let (journal, ..) = open(&path);
+    let before = record(1);
+    journal.write(PeerWrite::Add(vec![before.clone()])).await.unwrap();
+    let former = FormerKey { public: before.row.public, until: 50, greatest: Tai64N([3; 12]) };
+    let row = PeerRow { public: PublicKey([9; 32]), former: Some(former), ..before.row };
+    journal.write(PeerWrite::Rotate { row: Box::new(row.clone()) }).await.unwrap();
+    let read = || PeerPages::open(&path).unwrap().get(PeerId(1)).unwrap().unwrap().row;
+    let see = async |public: PublicKey, greatest: u8, former: Option<FormerKey>| {
+        let greatest = Tai64N([greatest; 12]);
+        let (id, handshake) = (PeerId(1), Some(99));
+        let sighting = Sighting { id, handshake, public, greatest, former, endpoint: None, received: 0, sent: 0 };
+        journal.write(PeerWrite::See(vec![sighting])).await.unwrap();
+        let row = read();
+        (row.greatest.0[0], row.former.map(|former| former.greatest.0[0]))
+    };
+    // Seen before the rotation, written after it; then each by its own key; an older one never takes back a later one.
+    assert_eq!(see(former.public, 4, None).await, (0, Some(4)));
+    assert_eq!(see(row.public, 0, Some(FormerKey { greatest: Tai64N([6; 12]), ..former })).await, (0, Some(6)));
+    assert_eq!(see(row.public, 8, Some(former)).await, (8, Some(6)));
+    let another = PublicKey([5; 32]);
+    assert_eq!(see(another, 9, None).await, (8, Some(6)));
+
+    journal.write(PeerWrite::EndFormer(vec![(PeerId(1), another)])).await.unwrap();
+    assert!(read().former.is_some(), "another key");
+    journal.write(PeerWrite::EndFormer(vec![(PeerId(1), former.public), (PeerId(7), another)])).await.unwrap();
+    assert_eq!(read(), PeerRow { handshake: Some(99), greatest: Tai64N([8; 12]), former: None, ..row });
 }
 
 #[tokio::test]
