@@ -12,6 +12,7 @@ mod http_status;
 mod import;
 mod mmdb;
 mod packet;
+mod pg_first;
 mod proxy_header;
 mod route_sequence;
 mod uapi;
@@ -25,6 +26,7 @@ pub use http_status::http_status;
 pub use import::import;
 pub use mmdb::mmdb;
 pub use packet::packet;
+pub use pg_first::pg_first;
 pub use proxy_header::proxy_header;
 pub use route_sequence::route_sequence;
 pub use uapi::uapi;
@@ -34,7 +36,7 @@ pub use wg_quick::wg_quick;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("proxy_header", proxy_header),
     ("http_status", http_status),
     ("mmdb", mmdb),
@@ -47,6 +49,7 @@ pub const TARGETS: [Target; 12] = [
     ("wg_quick", wg_quick),
     ("datagram", datagram),
     ("packet", packet),
+    ("pg_first", pg_first),
 ];
 
 /// What goes to a terminal or a log line must be one line: bytes from outside are quoted in it.

@@ -54,6 +54,8 @@ const DICTIONARY: &[&[u8]] = &[
     b"\x45\0\0\x1c",
     b"\x60\0\0\0",
     b"\xff\xff\xff\xff",
+    b"\0\0\0\x08\x04\xd2\x16\x2f",
+    b"\0\x03\0\0user\0",
 ];
 
 #[test]
@@ -114,6 +116,11 @@ fn datagram() {
 #[test]
 fn packet() {
     replay("packet");
+}
+
+#[test]
+fn pg_first() {
+    replay("pg_first");
 }
 
 #[test]

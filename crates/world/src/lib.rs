@@ -1,10 +1,11 @@
 //! The world on one machine: backends, clients from every country, and a POP between them, all on loopback.
 //!
 //! `edgeproxy demo` shows it and the end-to-end tests use it. Everything here is real (sockets, files, the binary
-//! itself); only the distances are missing, and clients claim their addresses by the PROXY protocol.
+//! itself); only distances are made, and clients claim their addresses by the PROXY protocol.
 //!
 //! A [`Site`] is the place of one POP: a directory with its routing table. [`Backend`]s are put into the table,
-//! [`Site::start`] runs a [`Pop`] there, [`Client`]s connect to it.
+//! [`Site::start`] runs a [`Pop`] there, [`Client`]s connect to it. [`postgres`] is a database server with its standbys,
+//! [`wan`] the distances, and a [`Star`] all of it around a WireGuard hub.
 
 mod backend;
 mod census;
@@ -14,8 +15,12 @@ mod http;
 mod lines;
 mod pattern;
 mod pop;
+pub mod postgres;
+mod process;
 mod site;
+mod star;
 mod ten;
+pub mod wan;
 
 pub use backend::{Backend, Behaviour};
 pub use census::Census;
@@ -25,4 +30,5 @@ pub use lines::Lines;
 pub use pattern::{Pattern, read_pattern, write_pattern};
 pub use pop::{Pop, PopPlan};
 pub use site::{Site, row};
+pub use star::{Inside, Spoke, Star};
 pub use ten::{Place, TEN_REGIONS};

@@ -14,6 +14,7 @@ use crate::client::{Client, Header};
 use crate::deadline::{LONG, eventually};
 use crate::http;
 use crate::lines::Lines;
+use crate::process;
 
 /// A POP that can be started.
 #[derive(Clone, Debug)]
@@ -158,7 +159,7 @@ impl PopPlan {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.current_dir(&self.directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
+        let mut child = process::spawn(command, process::KILL)?;
         let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
