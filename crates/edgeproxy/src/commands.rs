@@ -9,6 +9,8 @@ use clap::Subcommand;
 use crate::config::Problem;
 
 mod admin_flags;
+mod backend;
+mod bench;
 mod check;
 mod columns;
 mod demo;
@@ -31,6 +33,8 @@ const BAD_USAGE: u8 = 2;
 pub(crate) enum Command {
     Proxy(proxy::Proxy),
     Gateway(gateway::Gateway),
+    Backend(backend::Backend),
+    Bench(bench::Bench),
     Check(check::Check),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
@@ -47,6 +51,8 @@ pub(crate) fn run(command: Command) -> ExitCode {
     let code = match command {
         Command::Proxy(proxy) => proxy.run(),
         Command::Gateway(gateway) => gateway.run(),
+        Command::Backend(backend) => backend.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Check(check) => check.run(),
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),

@@ -11,6 +11,7 @@ mod config;
 mod overlay;
 mod process;
 mod publish;
+mod reach;
 mod running;
 mod telemetry;
 

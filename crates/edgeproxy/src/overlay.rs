@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edgeproxy_gateway::{Opened, PoolSettings};
-use edgeproxy_overlay::{Device, Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
+use edgeproxy_overlay::{Device, Mode, Overlay, OverlayError, Tenants, Way, WgQuick, region_file};
 use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
 
@@ -30,18 +30,7 @@ pub(crate) fn start(config: &Config, way: Option<Result<Way, OverlayError>>) -> 
     let path = config.overlay.config.as_deref()?;
     match try_start(config, path, way?) {
         Ok(started) => {
-            let overlay = &started.overlay;
-            let (public, port) = overlay.engine.bearings();
-            tracing::info!(
-                mode = overlay.way.mode(),
-                reason = overlay.way.reason,
-                interface = overlay.interface,
-                addresses = ?overlay.addresses,
-                public_key = %public,
-                port,
-                peers = overlay.engine.peer_count(),
-                "overlay up"
-            );
+            tell(&started.overlay);
             Some(started)
         }
         Err(problems) => {
@@ -51,13 +40,54 @@ pub(crate) fn start(config: &Config, way: Option<Result<Way, OverlayError>>) -> 
     }
 }
 
-fn try_start(config: &Config, path: &Path, way: Result<Way, OverlayError>) -> Result<Started, Vec<String>> {
-    let settings = &config.overlay;
-    let file = file(path, &config.proxy.region).map_err(|error| vec![error])?;
-    let hub = WgQuick::read(&file).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-    for note in &hub.notes {
+/// A word of a flag or a variable.
+///
+/// # Errors
+/// What to say after the name of either.
+pub(crate) fn mode(word: &str) -> Result<Mode, String> {
+    Mode::from_word(word).ok_or_else(|| format!("is {word:?}; it is auto, tun, userns, netstack or kernel"))
+}
+
+/// Starts the overlay of a machine that is no hub, as a wg-quick file says, or the region's out of a folder.
+///
+/// # Errors
+/// What is wrong, a line each.
+pub(crate) fn start_spoke(path: &Path, region: &str, way: Result<Way, OverlayError>) -> Result<Overlay, Vec<String>> {
+    let spoke = read(path, region)?;
+    let overlay = way.and_then(|way| Overlay::start(&spoke, way, edgeproxy_overlay::OverlaySettings::default()));
+    let overlay = overlay.map_err(|error| vec![error.to_string()])?;
+    tell(&overlay);
+    Ok(overlay)
+}
+
+fn tell(overlay: &Overlay) {
+    let (public, port) = overlay.engine.bearings();
+    tracing::info!(
+        mode = overlay.way.mode(),
+        reason = overlay.way.reason,
+        interface = overlay.interface,
+        addresses = ?overlay.addresses,
+        public_key = %public,
+        port,
+        peers = overlay.engine.peer_count(),
+        "overlay up"
+    );
+}
+
+/// What the file says; its notes are told.
+fn read(path: &Path, region: &str) -> Result<WgQuick, Vec<String>> {
+    let file = file(path, region).map_err(|error| vec![error])?;
+    let config =
+        WgQuick::read(&file).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    for note in &config.notes {
         tracing::warn!("{note}");
     }
+    Ok(config)
+}
+
+fn try_start(config: &Config, path: &Path, way: Result<Way, OverlayError>) -> Result<Started, Vec<String>> {
+    let settings = &config.overlay;
+    let hub = read(path, &config.proxy.region)?;
     let way = way.map_err(|error| vec![error.to_string()])?;
     let prefixes = |networks: &Vec<IpNet>| -> Vec<Prefix> {
         networks.iter().filter_map(|network| Prefix::new(network.addr(), network.prefix_len())).collect()

@@ -9,6 +9,11 @@ use tracing_subscriber::fmt::time::SystemTime;
 
 use crate::config::{ConnectionLog, LogFormat, LogSettings};
 
+/// For processes without a configuration: this level, in the form that suits standard error, and no connection log.
+pub(crate) fn of_level(level: String) -> LogSettings {
+    LogSettings { level, format: LogFormat::Auto, connections: ConnectionLog::Off, refusals_per_second: 0 }
+}
+
 /// Starts the operational log on standard error. Once per process.
 pub(crate) fn start_log(settings: &LogSettings) {
     // The configuration has refused filters that do not parse.

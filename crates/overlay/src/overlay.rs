@@ -45,6 +45,20 @@ pub enum Mode {
     Kernel,
 }
 
+impl Mode {
+    /// As configurations call it: auto, tun, userns, netstack, kernel.
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "auto" => Some(Self::Auto),
+            "tun" => Some(Self::Tun),
+            "userns" => Some(Self::UserNamespace),
+            "netstack" => Some(Self::Netstack),
+            "kernel" => Some(Self::Kernel),
+            _ => None,
+        }
+    }
+}
+
 /// The way that was found.
 #[derive(Clone, Debug)]
 pub struct Way {

@@ -46,14 +46,7 @@ pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> OverlaySettings {
     let forwards = role == Role::Gateway && !section.is_set("forward");
     let settings = OverlaySettings {
         config: section.path("config"),
-        mode: section.word("mode", |word| match word {
-            "auto" => Some(Mode::Auto),
-            "tun" => Some(Mode::Tun),
-            "userns" => Some(Mode::UserNamespace),
-            "netstack" => Some(Mode::Netstack),
-            "kernel" => Some(Mode::Kernel),
-            _ => None,
-        }),
+        mode: section.word("mode", Mode::from_word),
         forward: forwards || section.word("forward", |word| Some(word == "on")),
         threads: section.count("threads"),
         publish,

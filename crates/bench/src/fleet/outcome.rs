@@ -1,0 +1,126 @@
+//! What a run over a fleet found, as it is saved.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Site;
+use super::http::AskError;
+use crate::db::Operation;
+use crate::sample::Sample;
+use crate::service::{Answer, Phases};
+
+/// A run over all sites. Saved as JSON, read again to be compared.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// Of the form of this file.
+    pub version: u32,
+    /// When it began: RFC 3339, UTC.
+    pub started: String,
+    /// What was asked for, as parameters of the services.
+    pub asked: String,
+    /// Requests to each site.
+    pub requests: usize,
+    /// What the sites are together.
+    pub source: String,
+    /// Where the database is.
+    pub database: String,
+    /// In the order of the fleet.
+    pub rows: Vec<Row>,
+}
+
+/// One site, and what became of asking it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// Whom.
+    #[serde(flatten)]
+    pub site: Site,
+    /// What came.
+    pub outcome: Outcome,
+}
+
+/// What a site answered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Latencies.
+    Measured(Box<Measured>),
+    /// Nothing, or that it cannot.
+    Failed(AskError),
+}
+
+/// All answers of a site together.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Measured {
+    /// The region that the service says it is in.
+    pub region: String,
+    /// The database, as the service calls it.
+    pub db_host: String,
+    /// When the last one ended.
+    pub timestamp: String,
+    /// In ms, in the order they were measured.
+    pub samples: BTreeMap<Operation, Sample>,
+    /// Cold connects, in ms; none where the service does not tell.
+    pub connect: Sample,
+    /// First queries on them.
+    pub first: Sample,
+    /// Parts of the last cold connect.
+    pub phases: Option<Phases>,
+    /// Failures by SQLSTATE or kind.
+    pub errors: BTreeMap<String, usize>,
+    /// Those of them without an answer in time.
+    pub timeouts: usize,
+    /// Rows that were removed.
+    pub removed: u64,
+    /// What is to be known beside: rows that are left, runs that ended early.
+    pub notes: Vec<String>,
+}
+
+impl Row {
+    /// What was measured, if anything was.
+    pub fn measured(&self) -> Option<&Measured> {
+        match &self.outcome {
+            Outcome::Measured(measured) => Some(measured),
+            Outcome::Failed(_) => None,
+        }
+    }
+}
+
+impl Measured {
+    /// What was measured of an operation; nothing, if nothing was.
+    pub fn sample(&self, operation: Operation) -> Sample {
+        self.samples.get(&operation).cloned().unwrap_or_default()
+    }
+
+    /// How many failures there were.
+    pub fn failures(&self) -> usize {
+        self.errors.values().sum()
+    }
+
+    /// An operation's median in medians of the probe; `None`: one of both was not measured.
+    pub fn round_trips(&self, operation: Operation) -> Option<f64> {
+        let middle = |operation| self.samples.get(&operation)?.summary().middle();
+        Some(middle(operation)? / middle(Operation::Probe).filter(|probe| *probe > 0.0)?)
+    }
+
+    pub(super) fn add(&mut self, answer: Answer) {
+        let Answer { region, db_host, timestamp, read_latencies, insert_latencies, latencies, .. } = answer;
+        (self.region, self.db_host, self.timestamp) = (region, db_host, timestamp);
+        let published = [(Operation::Read, read_latencies), (Operation::Insert, insert_latencies)];
+        for (operation, sample) in published.into_iter().chain(latencies) {
+            self.samples.entry(operation).or_default().0.extend(sample.0);
+        }
+        self.connect.0.extend(answer.connect_ms);
+        self.first.0.extend(answer.first_ms);
+        self.phases = answer.phases.or(self.phases);
+        for (kind, count) in answer.errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+        self.timeouts += answer.timeouts;
+        self.notes.extend(answer.ended_early.map(|reason| format!("ended early: {reason}")));
+        if let Some(cleanup) = answer.cleanup {
+            self.removed += cleanup.deleted + cleanup.leftovers;
+            self.notes.extend(cleanup.error.map(|reason| format!("rows are left: {reason}")));
+        }
+    }
+}
