@@ -11,9 +11,6 @@ CREATE TABLE contacts (
     created_at timestamp DEFAULT CURRENT_TIMESTAMP
 );
 
--- The benchmark removes its rows by what they are called.
-CREATE INDEX contacts_name ON contacts (name text_pattern_ops);
-
 CREATE ROLE contacts_user LOGIN PASSWORD :'password';
 GRANT SELECT, INSERT, UPDATE, DELETE ON contacts TO contacts_user;
 GRANT USAGE, SELECT ON SEQUENCE contacts_id_seq TO contacts_user;
