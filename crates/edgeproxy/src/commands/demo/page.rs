@@ -1,8 +1,12 @@
 //! How the demo looks: on a terminal, in a file, and where there are no flags.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
+
+use edgeproxy_world::Inside;
 
 use super::acts::Act;
+use super::regions::{Comparison, Figures, Region, Regions};
 use super::say;
 use super::stage::{Stage, Visit, city};
 
@@ -71,6 +75,79 @@ impl Page {
         self.line(format!("    {} {}", self.mark(act.ok), act.seen));
     }
 
+    pub(super) fn database(&self) {
+        self.line(format!("\n{}", self.styled(BOLD, "Postgres from every region.")));
+    }
+
+    /// What cannot be shown here, and why not.
+    pub(super) fn missing(&self, why: &str) {
+        self.line(format!("  Not shown: {why}"));
+    }
+
+    /// Over the same line again and again.
+    pub(super) fn measuring(&self, what: &str, done: usize) {
+        if self.progress {
+            say::progress(self.plain(&format!("measuring {what}: {done} of 10 regions …")));
+        }
+    }
+
+    pub(super) fn measured_all(&self) {
+        if self.progress {
+            say::progress("");
+        }
+    }
+
+    pub(super) fn comparison(&self, seen: &Comparison, inside: &Inside, scale: u32) {
+        self.line(
+            "Ten services, a hub that publishes the database to them, and a POP in front. Each is behind a WireGuard",
+        );
+        self.line("tunnel, through a virtual WAN, and as far from the hub as the published reads took, what this machine takes");
+        self.line("included. TCP inside the tunnels is the kernel's, in a user namespace of each process.");
+        if let Inside::Netstack { reason } = inside {
+            self.line(format!("That cannot be here, and a stack of our own stands in for it: {reason}."));
+        }
+        self.line("In ms, as published: the mean of 10 inserts, the least of 10 reads. Commits wait for no disk here. Sent as");
+        self.line("the published benchmark does, an insert is two flights; as edgeproxy does, one.");
+        if scale != 1 {
+            self.line(format!("All distances are divided by {scale}: those of the published table are not."));
+        }
+        let names = figures_row("", ["published", "", "the same here", "", "edgeproxy", "", "round"]);
+        self.line(format!("\n{}", self.styled(FAINT, &names)));
+        let names = figures_row("", ["insert", "read", "insert", "read", "insert", "read", "trips"]);
+        self.line(self.styled(FAINT, &names));
+        for region in &seen.regions {
+            self.region(region);
+        }
+        self.line("");
+        for replica in &seen.replicas {
+            self.line(format!(
+                "  The replica in {}: a read within the region takes {:.2} ms; a row that is committed in Ireland is seen \
+                 {:.1} ms later.",
+                city(replica.region),
+                replica.read_ms,
+                replica.seen_after_ms
+            ));
+        }
+    }
+
+    fn region(&self, seen: &Region) {
+        let cells = |figures: Option<Figures>| {
+            let cell = |figure: fn(Figures) -> f64| figures.map_or("-".to_owned(), |it| format!("{:.2}", figure(it)));
+            [cell(|it| it.insert), cell(|it| it.read)]
+        };
+        let [published, same, ours] = [Some(seen.published), seen.as_published, seen.ours].map(cells);
+        let trips = seen.round_trips.map_or("-".to_owned(), |trips| format!("{trips:.2}"));
+        let cells = [&published[0], &published[1], &same[0], &same[1], &ours[0], &ours[1], &trips];
+        self.line(figures_row(&format!("{} {}", seen.region, city(seen.region)), cells.map(String::as_str)));
+        if let Some(failure) = &seen.failure {
+            self.line(format!("    {} {failure}", self.mark(false)));
+        }
+    }
+
+    pub(super) fn picture(&self, file: &Path) {
+        self.line(format!("  The picture: {}", file.display()));
+    }
+
     pub(super) fn verdict(&self, ok: bool) {
         let text = match ok {
             true => self.styled(GREEN, "\nEverything as expected."),
@@ -86,7 +163,7 @@ impl Page {
         self.line("  edgeproxy proxy --help              your own POP");
     }
 
-    pub(super) fn kept(&self, stage: &Stage) {
+    pub(super) fn kept(&self, stage: &Stage, regions: Option<&Regions>) {
         let (pop, admin) = (stage.pop.address(), stage.pop.admin());
         self.line("\nAll ten backends are back. It runs until Ctrl-C. In another terminal:");
         self.line(format!("  curl -s http://{admin}/metrics | grep ^edge_"));
@@ -98,6 +175,11 @@ impl Page {
             pop.ip(),
             pop.port()
         ));
+        let Some(regions) = regions else { return };
+        self.line(format!("The database, and a region that measures it:\n  psql {}", regions.primary.url()));
+        if let Some(far) = regions.star.spokes().last() {
+            self.line(format!("  curl -s 'http://{}/api/rds/benchmark?iterations=3'", far.front()));
+        }
     }
 
     /// A line of the table. Emoji and marks are aligned by hand: they are wider than they are long.
@@ -138,6 +220,11 @@ impl Page {
     fn plain(&self, text: &str) -> String {
         if self.ascii { text.replace('ã', "a").replace('…', "...") } else { text.to_owned() }
     }
+}
+
+fn figures_row(region: &str, [a, b, c, d, e, f, trips]: [&str; 7]) -> String {
+    // Names stand above two columns each.
+    format!("  {region:<17} {a:>9} {b:>8}   {c:>13} {d:>8}   {e:>9} {f:>8}   {trips:>6}")
 }
 
 /// The country's flag: its two letters as regional indicators.
