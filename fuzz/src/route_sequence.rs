@@ -14,7 +14,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use edgeproxy_route::{
     Affinity, AffinityKey, Backend, BackendAddr, Choice, ClientAddr, Country, Exclusions, Moment, NoRoute,
     OutlierPolicy, Place, Policy, RawBackend, Regions, Request, Reservation, Slot, SlotKey, StatePool, Table,
-    TableBuilder,
+    TableBuilder, Wanted,
 };
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -316,6 +316,7 @@ impl World {
         let request = Request {
             place: place.map_or(Place::UNKNOWN, |code| Place::in_country(code.parse::<Country>().expect("a country"))),
             app: [None, Some(APPS[0]), Some(APPS[1])][usize::from(visit.app) % 3],
+            wanted: Wanted::Any,
             policy: of(&[Policy::Geo, Policy::Score, Policy::Latency], visit.policy),
             tried: &tried,
             bound: remembered,

@@ -2,20 +2,25 @@
 //! backend's state. The operator's `healthy` column is never written.
 
 mod probe;
+mod roles;
 
 use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgeproxy_route::{Backend, Health, Moment, SlotKey, Table, Verdict};
+use edgeproxy_postgres::{BoxFuture, Dialled, Monitor, MonitorSettings, Negotiation, Observed, Reach, Server, TlsMode};
+use edgeproxy_route::{Backend, Health, Lag, Moment, Role, SlotKey, Table, Verdict};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::metrics::ByResult;
 use crate::pop::Pop;
 use crate::random::random;
-use crate::settings::{CheckKind, CheckSettings};
+use crate::settings::{CheckKind, CheckSettings, PostgresCheck};
+use roles::{Judged, Member};
 
 pub use probe::parse_status;
 
@@ -23,12 +28,16 @@ pub use probe::parse_status;
 pub struct Checks {
     pop: Arc<Pop>,
     watched: Mutex<HashMap<String, Watch>>,
+    /// Apps whose databases are judged beside each other.
+    judged: Mutex<HashMap<String, Judged>>,
 }
 
 /// One backend's checks.
 struct Watch {
     subject: Arc<Subject>,
     task: JoinHandle<()>,
+    /// The connection to a database.
+    monitor: Option<Monitor>,
 }
 
 struct Subject {
@@ -42,7 +51,7 @@ struct Subject {
 impl Checks {
     /// No checks yet; [`Self::follow`] starts them.
     pub fn new(pop: Arc<Pop>) -> Self {
-        Self { pop, watched: Mutex::default() }
+        Self { pop, watched: Mutex::default(), judged: Mutex::default() }
     }
 
     /// Checks exactly the backends of this table. Those that have not moved keep their verdict and pace.
@@ -61,6 +70,26 @@ impl Checks {
         for gone in before.into_values() {
             gone.task.abort();
         }
+        self.judge(&watched);
+    }
+
+    /// Judges the databases of each app beside each other.
+    fn judge(&self, watched: &HashMap<String, Watch>) {
+        let mut members: HashMap<&str, Vec<Member>> = HashMap::new();
+        for Watch { subject, monitor, .. } in watched.values() {
+            let Some(monitor) = monitor else { continue };
+            let member =
+                Member { backend: Arc::clone(&subject.backend), key: subject.key, observed: monitor.observed() };
+            members.entry(&subject.backend.app).or_default().push(member);
+        }
+        let mut judged = self.judged.lock();
+        judged.retain(|app, _| members.contains_key(app.as_str()));
+        for (app, mut members) in members {
+            members.sort_unstable_by_key(|member| member.key.slot());
+            if let Some(judged) = judged.get_mut(app) {
+                judged.follow(&self.pop, app, members);
+            }
+        }
     }
 
     /// A self-registered backend says that it is there. `false`: no such backend, or none that was expected to say so.
@@ -77,7 +106,9 @@ impl Checks {
 
     fn watch(&self, backend: &Arc<Backend>, key: SlotKey) -> Option<Watch> {
         let check = self.settings_for(&backend.app);
-        self.pop.table().states().set_down(key, false);
+        let states = Arc::clone(self.pop.table().states());
+        states.set_down(key, false);
+        states.set_role(key, Role::Unknown, Lag::default());
         if check.kind == CheckKind::None && backend.heartbeat_secs.is_none() {
             return None;
         }
@@ -88,8 +119,36 @@ impl Checks {
             last_heartbeat: Mutex::new(self.pop.clock.now()),
             heard: Notify::new(),
         });
-        let task = tokio::spawn(keep_checking(Arc::clone(&self.pop), Arc::clone(&subject), check));
-        Some(Watch { subject, task })
+        let (monitor, heard) = match &check.kind {
+            CheckKind::Postgres(postgres) => {
+                let monitor = self.monitor(backend, &check, postgres);
+                let mut judged = self.judged.lock();
+                let judged = judged.entry(backend.app.clone()).or_insert_with(|| Judged::new(postgres, check.timeout));
+                let heard = Heard { observed: monitor.observed(), news: Arc::clone(&judged.news) };
+                (Some(monitor), Some(heard))
+            }
+            _ => (None, None),
+        };
+        let task = tokio::spawn(keep_checking(Arc::clone(&self.pop), Arc::clone(&subject), check, heard));
+        Some(Watch { subject, task, monitor })
+    }
+
+    /// A connection to a database that is kept, and asked again and again.
+    fn monitor(&self, backend: &Backend, check: &CheckSettings, postgres: &PostgresCheck) -> Monitor {
+        let address = backend.addr.0;
+        let port = check.port.unwrap_or(address.port());
+        let mut server = Server::new(address.ip().to_string(), port)
+            .user(&postgres.user)
+            .database(&postgres.database)
+            .region(&backend.region);
+        if let Some(password) = &postgres.password {
+            server = server.password(password.reveal());
+        }
+        if postgres.encrypted {
+            server = server.tls(TlsMode::Require(Negotiation::Classic));
+        }
+        let settings = MonitorSettings { interval: check.pace.interval, deadline: check.timeout };
+        Monitor::start(server, Arc::new(ByDialler(Arc::clone(&self.pop))), settings)
     }
 
     fn settings_for(&self, app: &str) -> CheckSettings {
@@ -117,22 +176,62 @@ impl Watch {
     }
 }
 
-async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSettings) {
+/// What a database says, and whom to tell.
+struct Heard {
+    observed: watch::Receiver<Observed>,
+    news: Arc<Notify>,
+}
+
+impl Heard {
+    /// The next answer of a database; nobody else says anything here.
+    async fn next(heard: &mut Option<Self>) -> Option<Duration> {
+        let Some(Self { observed, news }) = heard else { return std::future::pending().await };
+        if observed.changed().await.is_err() {
+            // Its monitor has ended, and this task is about to.
+            return std::future::pending().await;
+        }
+        news.notify_one();
+        observed.borrow_and_update().up().map(|observation| observation.round_trip)
+    }
+}
+
+/// Databases are reached as clients' connections are: by the overlay, or by the host's network.
+struct ByDialler(Arc<Pop>);
+
+impl Reach for ByDialler {
+    fn dial<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Dialled>> {
+        Box::pin(async move {
+            let ip = host.parse().map_err(|_| io::Error::other("a backend has an address, no name"))?;
+            let stream = self.0.dialler.connect(SocketAddr::new(ip, port)).await.map_err(io::Error::other)?;
+            Ok(Dialled { bytes: Box::new(stream), lookup: Duration::ZERO })
+        })
+    }
+}
+
+async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSettings, mut heard: Option<Heard>) {
     let states = Arc::clone(pop.table().states());
     let slot = subject.key.slot();
     let mut health = Health::new(&check.pace, pop.clock.now(), random());
-    let asks = check.kind != CheckKind::None;
+    let asks = check.kind != CheckKind::None && heard.is_none();
     let (mut silent, mut was_down) = (false, false);
     loop {
         let check_due = asks.then(|| health.poll_timeout().0);
         // Of one that has fallen silent only a heartbeat is news.
         let silence_due = if silent { None } else { subject.silence_due() };
         let due = check_due.into_iter().chain(silence_due).min();
+        let mut turned = None;
         tokio::select! {
             () = sleep_until(&pop, due) => {}
             () = subject.heard.notified() => {}
+            answer = Heard::next(&mut heard) => {
+                let now = pop.clock.now();
+                if let Some(round_trip) = answer {
+                    states.observe_round_trip(slot, millis(round_trip), now);
+                }
+                pop.metrics.count_check(answer.is_some());
+                turned = health.handle_result(&check.pace, answer.is_some(), now, random());
+            }
         }
-        let mut turned = None;
         if check_due.is_some_and(|due| due <= pop.clock.now()) {
             let started = Instant::now();
             let outcome = probe::probe(&check, subject.backend.addr, &pop.dialler).await;
@@ -167,6 +266,7 @@ async fn keep_checking(pop: Arc<Pop>, subject: Arc<Subject>, check: CheckSetting
             if silent {
                 tracing::warn!(backend = subject.backend.id, "no heartbeat in time");
             }
+            pop.evidence_changed();
             pop.slot_came_free();
         }
         // Told once it holds.

@@ -28,13 +28,17 @@ pub enum Close {
     DrainDeadline,
     /// Cut by the operator.
     Cut,
+    /// The backend is no longer the primary, for which the listener's clients are.
+    RoleChange,
+    /// The backend is a replica that has become too stale.
+    StaleReplica,
     /// A socket error of another kind.
     Error,
 }
 
 impl Close {
     /// Every reason, for metrics that are resolved ahead.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Client,
         Self::Backend,
         Self::ClientReset,
@@ -46,6 +50,8 @@ impl Close {
         Self::MaxLifetime,
         Self::DrainDeadline,
         Self::Cut,
+        Self::RoleChange,
+        Self::StaleReplica,
         Self::Error,
     ];
 
@@ -63,6 +69,8 @@ impl Close {
             Self::MaxLifetime => "max_lifetime",
             Self::DrainDeadline => "drain_deadline",
             Self::Cut => "cut",
+            Self::RoleChange => "role_change",
+            Self::StaleReplica => "stale_replica",
             Self::Error => "error",
         }
     }
@@ -80,6 +88,8 @@ pub(crate) enum Refusal {
     NoRoute(NoRoute),
     QueueFull,
     QueueTimeout,
+    /// Too many wait for a backend of the role they need.
+    HoldFull,
     HeaderMissing,
     HeaderMalformed,
     HeaderTimeout,
@@ -96,6 +106,7 @@ impl Refusal {
             Self::NoRoute(no_route) => no_route.reason(),
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
+            Self::HoldFull => "hold_full",
             Self::HeaderMissing => "proxy_header_missing",
             Self::HeaderMalformed => "proxy_header_malformed",
             Self::HeaderTimeout => "proxy_header_timeout",

@@ -6,19 +6,27 @@
 //!                                               |   queue                      |
 //!                                               +------- elsewhere, if it failed
 //! ```
+//!
+//! A listener for a role holds its clients while nobody has that role, and tells those whom it turns away why
+//! (`farewell.rs`).
+
+mod held;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use edgeproxy_route::{Choice, ClientAddr, Exclusions, NoRoute, Place, Request, Reservation, SlotKey, Table};
+use edgeproxy_route::{
+    Choice, ClientAddr, Exclusions, NoRoute, Place, Request, Reservation, Role, SlotKey, Table, Wanted,
+};
 
 use crate::close::Refusal;
 use crate::connection_log::Refused;
 use crate::core::{Desk, Source, Subject, Token};
 use crate::dial::DialError;
 use crate::drain::Phase;
+use crate::farewell::Farewell;
 use crate::listener::Listener;
 use crate::metrics::ByError;
 use crate::pop::{OpenConnection, Pop};
@@ -31,6 +39,9 @@ use crate::socket::Socket;
 
 /// How often the head of the queue looks for room by itself: the end of an ejection's pause wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Connects for one client, however long it is held: their numbers have to fit into what epoll keeps.
+const MOST_ATTEMPTS: u8 = 15;
 
 /// A client on its way to a backend: what was learnt of it so far.
 pub(crate) struct Errand {
@@ -45,7 +56,11 @@ pub(crate) struct Errand {
     unchecked: bool,
     tried: Exclusions,
     attempts: u8,
+    /// Those of them that were made before it was last held.
+    attempts_before: u8,
     queued: Duration,
+    /// Since when it has had to be held.
+    held_since: Option<Instant>,
     dialling: Duration,
     progress: Progress,
 }
@@ -57,8 +72,12 @@ enum Progress {
     Choosing,
     /// Waits in the queue for one to have room.
     Queued { place: QueuePlace, since: Instant },
+    /// Waits for somebody to have the role it needs.
+    Held { place: QueuePlace, since: Instant, evidence: u64, why: Refusal },
     /// Waits for the backend to answer.
     Dialling(Box<Dialling>),
+    /// Is told why it is turned away.
+    Farewell(Box<Farewell>),
 }
 
 /// A backend that was asked for a connection.
@@ -104,7 +123,9 @@ impl Errand {
             unchecked: !trusted && !settings.trust_proxy.is_empty(),
             tried: Exclusions::default(),
             attempts: 0,
+            attempts_before: 0,
             queued: Duration::ZERO,
+            held_since: None,
             dialling: Duration::ZERO,
             progress: match trusted {
                 true => Progress::Header { until: desk.now + settings.proxy_header_timeout },
@@ -131,6 +152,16 @@ impl Errand {
     /// Why the client is turned away.
     pub(crate) fn advance(&mut self, desk: &Desk) -> Result<Poll<Box<Dialling>>, Refusal> {
         loop {
+            let refusal = match self.go_on(desk) {
+                Err(refusal) if !matches!(self.progress, Progress::Farewell(_)) => refusal,
+                settled => return settled,
+            };
+            self.progress = self.instead(refusal, desk)?;
+        }
+    }
+
+    fn go_on(&mut self, desk: &Desk) -> Result<Poll<Box<Dialling>>, Refusal> {
+        loop {
             let next = match &mut self.progress {
                 Progress::Header { until } => {
                     let until = *until;
@@ -145,6 +176,14 @@ impl Errand {
                     Some(next) => next,
                     None => return Ok(Poll::Pending),
                 },
+                Progress::Held { .. } => match self.wait_held(desk)? {
+                    Some(next) => next,
+                    None => return Ok(Poll::Pending),
+                },
+                Progress::Farewell(farewell) => match farewell.advance(&mut self.socket, desk.now) {
+                    Poll::Ready(()) => return Err(farewell.refusal),
+                    Poll::Pending => return Ok(Poll::Pending),
+                },
                 Progress::Dialling(dialling) => {
                     let failed = match dialling.socket.settle() {
                         Poll::Ready(Ok(())) => None,
@@ -156,6 +195,14 @@ impl Errand {
                         continue;
                     };
                     match failed {
+                        // Its role may have changed while it was dialled; from here on whoever changes it sees to that.
+                        None if !self.has_role(&dialling) => {
+                            let room = self.tried.add(dialling.table.key(dialling.choice.index).slot());
+                            if !room || self.attempts >= MOST_ATTEMPTS {
+                                return Err(Refusal::NoRoute(NoRoute::AllTried));
+                            }
+                            Progress::Choosing
+                        }
                         None => return Ok(Poll::Ready(dialling)),
                         Some(error) => {
                             let Dialling { table, choice, slot, since, .. } = *dialling;
@@ -176,7 +223,12 @@ impl Errand {
                 let until = *since + self.patience();
                 if place.is_head() { until.min(now + LOOK_AGAIN) } else { until }
             }
+            Progress::Held { place, since, .. } => {
+                let until = self.held_since.unwrap_or(*since) + self.listener().settings.hold;
+                if place.is_head() { until.min(now + LOOK_AGAIN) } else { until }
+            }
             Progress::Dialling(dialling) => dialling.until,
+            Progress::Farewell(farewell) => farewell.until,
             Progress::Choosing => now,
         }
     }
@@ -259,6 +311,7 @@ impl Errand {
         let mut request = Request {
             place: self.place,
             app: listener.settings.app.as_deref(),
+            wanted: listener.settings.wanted,
             policy: listener.settings.policy,
             tried: &self.tried,
             bound: listener.affinity.get(self.client.affinity_key(), now),
@@ -331,8 +384,11 @@ impl Errand {
         self.dialling += took;
         let room = self.tried.add(table.key(choice.index).slot());
         let settings = &self.listener().settings;
-        let may_retry =
-            room && usize::from(self.attempts) < settings.connect_attempts && self.dialling < settings.connect_deadline;
+        let tries = usize::from(self.attempts - self.attempts_before);
+        let may_retry = room
+            && self.attempts < MOST_ATTEMPTS
+            && tries < settings.connect_attempts
+            && self.dialling < settings.connect_deadline;
         if !may_retry {
             return Err(Refusal::NoRoute(NoRoute::AllTried));
         }
@@ -341,6 +397,10 @@ impl Errand {
     }
 
     fn remember(&self, reached: &Dialling, desk: &Desk) {
+        // There is one primary: nothing to remember.
+        if self.listener().settings.wanted == Wanted::Primary {
+            return;
+        }
         let (affinity, client) = (&self.listener().affinity, self.client.affinity_key());
         let now = desk.pop.clock.at(desk.now);
         let here = reached.table.key(reached.choice.index);
@@ -354,9 +414,12 @@ impl Errand {
     /// Whether the backend a client is bound to is still one of this listener's. (One that is drained may come back, and
     /// its clients with it.)
     fn may_return(&self, table: &Table, bound: SlotKey) -> bool {
-        let app = &self.listener().settings.app;
+        let settings = &self.listener().settings;
+        // To the primary it was sent for want of a replica: there is one by now.
+        let is_replica = |slot| !matches!(table.states().role(slot), Role::Primary | Role::Disputed | Role::Former);
+        let has_role = settings.wanted == Wanted::Any || is_replica(bound.slot());
         let bound = table.find(bound).map(|index| table.backend(index));
-        bound.is_some_and(|backend| app.as_ref().is_none_or(|app| *app == backend.app))
+        has_role && bound.is_some_and(|backend| settings.app.as_ref().is_none_or(|app| *app == backend.app))
     }
 
     /// The two sockets and what is known of them.
@@ -365,9 +428,13 @@ impl Errand {
         let took = reached.since.elapsed();
         let connect_ms = took.as_secs_f64() * 1000.0;
         self.remember(&reached, desk);
-        let Dialling { socket, table, choice, mut slot, .. } = reached;
+        let Dialling { socket, table, choice, mut slot, since, .. } = reached;
         let backend = Arc::clone(table.backend(choice.index));
         slot.connected(connect_ms);
+        let role = table.states().role(table.key(choice.index).slot());
+        if matches!(self.listener().settings.wanted, Wanted::Replica(_)) && role == Role::Primary {
+            self.listener().count_replica_on_primary();
+        }
         desk.pop.metrics.backend_connected(&backend.region, connect_ms);
         let record = Record {
             id: desk.pop.next_id(),
@@ -377,7 +444,9 @@ impl Errand {
             backend,
             started: self.arrived,
             score: choice.score as f32,
-            queue_us: micros(self.queued),
+            queue_us: micros(
+                self.queued + self.held_since.map_or(Duration::ZERO, |held| since.saturating_duration_since(held)),
+            ),
             connect_us: micros(took),
             country: self.place.country,
             band: choice.band,
@@ -390,7 +459,10 @@ impl Errand {
 
     /// Turns the client away.
     pub(crate) fn refuse(self, refusal: Refusal, desk: &mut Desk) {
-        self.socket.reset_on_close();
+        // A reset could overtake what it was told.
+        if !matches!(self.progress, Progress::Farewell(_)) {
+            self.socket.reset_on_close();
+        }
         let listener = self.listener();
         listener.count_refusal(refusal);
         desk.pop.log.refused(

@@ -36,7 +36,10 @@ pub(crate) struct Listener {
     /// It offers a service to peers, which may end.
     pub(crate) is_published: bool,
     pub(crate) affinity: Affinity,
+    /// Clients that wait for room.
     pub(crate) queue: Arc<Queue>,
+    /// Clients that wait for somebody to have the role they need.
+    pub(crate) held: Arc<Queue>,
     pub(crate) accepted: Counter,
     pub(crate) open: Gauge,
     metrics: Metrics,
@@ -55,6 +58,7 @@ impl Listener {
         Self {
             affinity: Affinity::new(settings.affinity_ttl, settings.affinity_capacity),
             queue: Arc::new(Queue::new(settings.queue, metrics.queue_waiting.clone())),
+            held: Arc::new(Queue::new(settings.hold_limit, metrics.held.clone())),
             accepted: metrics.connections.get_or_create_owned(&label),
             open: metrics.current.get_or_create_owned(&label),
             metrics: metrics.clone(),
@@ -64,6 +68,11 @@ impl Listener {
             table,
             is_published,
         }
+    }
+
+    /// A client of replicas was served by the primary.
+    pub(crate) fn count_replica_on_primary(&self) {
+        self.metrics.replica_on_primary.get_or_create(&ByListener { listener: self.name.clone() }).inc();
     }
 
     pub(crate) fn count_refusal(&self, refusal: Refusal) {

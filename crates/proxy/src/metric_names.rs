@@ -32,6 +32,22 @@ pub const SPLICED_BYTES: &str = "edge_spliced_bytes";
 pub const QUEUE_WAITING: &str = "edge_queue_waiting";
 /// How long clients that were admitted from the queue had waited, in ms.
 pub const QUEUE_WAIT_MS: &str = "edge_queue_wait_ms";
+/// Clients waiting for a backend of the role they need.
+pub const HELD: &str = "edge_held";
+/// How long clients that were admitted after that had waited, in ms.
+pub const HOLD_MS: &str = "edge_hold_ms";
+/// Clients of replicas that were served by the primary, by listener.
+pub const REPLICA_ON_PRIMARY: &str = "edge_replica_on_primary";
+/// Times an app had another primary, or none any more, by app.
+pub const ROLE_CHANGES: &str = "edge_role_changes";
+/// 1 while several backends of an app claim to be its primary, by app.
+pub const DISPUTED: &str = "edge_primary_disputed";
+/// 1 for the role that a backend has, by backend and role.
+pub const BACKEND_ROLE: &str = "edge_backend_role";
+/// Bytes of the log that a replica lacks.
+pub const BACKEND_LAG_BYTES: &str = "edge_backend_lag_bytes";
+/// Age of what a replica applied last, in seconds; 0 once nothing is missing.
+pub const BACKEND_LAG_SECONDS: &str = "edge_backend_lag_seconds";
 /// Accepts that failed, by error.
 pub const ACCEPT_ERRORS: &str = "edge_accept_errors";
 /// Active checks made, by result.

@@ -24,6 +24,11 @@ pub(crate) struct ByListener {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub(crate) struct ByApp {
+    pub(crate) app: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub(crate) struct ByRegion {
     pub(crate) region: String,
 }
@@ -75,6 +80,11 @@ pub struct Metrics {
     pub(crate) spliced_bytes: Counter,
     pub(crate) queue_waiting: Gauge,
     pub(crate) queue_wait: Histogram,
+    pub(crate) held: Gauge,
+    pub(crate) hold_time: Histogram,
+    pub(crate) replica_on_primary: Family<ByListener, Counter>,
+    pub(crate) role_changes: Family<ByApp, Counter>,
+    pub(crate) disputed: Family<ByApp, Gauge>,
     pub(crate) accept_errors: Family<ByError, Counter>,
     pub(crate) checks: Family<ByResult, Counter>,
     pub(crate) log_dropped: Counter,
@@ -106,6 +116,11 @@ impl Metrics {
             spliced_bytes: Counter::default(),
             queue_waiting: Gauge::default(),
             queue_wait: latency(),
+            held: Gauge::default(),
+            hold_time: latency(),
+            replica_on_primary: Family::default(),
+            role_changes: Family::default(),
+            disputed: Family::default(),
             accept_errors: Family::default(),
             checks: Family::default(),
             log_dropped: Counter::default(),
@@ -128,6 +143,15 @@ impl Metrics {
         registry.register(names::SPLICED_BYTES, "Bytes relayed without passing user space", m.spliced_bytes);
         registry.register(names::QUEUE_WAITING, "Clients waiting for room", m.queue_waiting);
         registry.register(names::QUEUE_WAIT_MS, "How long admitted clients had waited, in ms", m.queue_wait);
+        registry.register(names::HELD, "Clients waiting for a backend of the role they need", m.held);
+        registry.register(names::HOLD_MS, "How long clients had waited for a backend of that role, in ms", m.hold_time);
+        registry.register(
+            names::REPLICA_ON_PRIMARY,
+            "Clients of replicas that were served by the primary",
+            m.replica_on_primary,
+        );
+        registry.register(names::ROLE_CHANGES, "Times an app had another primary, or none any more", m.role_changes);
+        registry.register(names::DISPUTED, "1 while several backends of an app claim to be its primary", m.disputed);
         registry.register(names::ACCEPT_ERRORS, "Accepts that failed", m.accept_errors);
         registry.register(names::CHECKS, "Active checks made", m.checks);
         registry.register(names::CONNECTION_LOG_DROPPED, "Connection log lines lost", m.log_dropped);
@@ -137,6 +161,11 @@ impl Metrics {
         registry.register(names::GEO_RELOADS, "Reloads of the geo table", m.geo_reloads);
         registry.register(names::READY, "1 while this POP is ready for clients", m.ready);
         metrics
+    }
+
+    /// A database answered the query that stands for a check, or did not.
+    pub(crate) fn count_check(&self, passed: bool) {
+        self.checks.get_or_create(&ByResult { result: if passed { "pass" } else { "fail" } }).inc();
     }
 
     pub(crate) fn connection_closed(&self, close: Close) {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, SystemTime};
@@ -53,6 +53,8 @@ pub struct Pop {
     pub(crate) core_failed: Notify,
     /// Some listener has a queue: connections that end then look for waiting clients.
     queues: bool,
+    /// How often a role or a verdict has changed: what failed before may succeed then.
+    evidence: AtomicU64,
 }
 
 /// What a data plane is given besides its settings.
@@ -168,6 +170,7 @@ impl Pop {
             open: AtomicUsize::new(0),
             next_id: AtomicU64::new(first_id()),
             core_failed: Notify::new(),
+            evidence: AtomicU64::new(0),
         });
         for (number, acceptors) in acceptors.into_iter().enumerate() {
             let thread = core::start(Arc::clone(&pop), number, acceptors)?;
@@ -189,6 +192,7 @@ impl Pop {
     /// Serves by this table from now on.
     pub fn replace_table(&self, table: Arc<Table>) {
         self.table.store(table);
+        self.evidence_changed();
         self.slot_came_free();
     }
 
@@ -235,7 +239,8 @@ impl Pop {
         self.ask(|reply| Order::EndSources { from: Arc::clone(&from), reply }).into_iter().sum()
     }
 
-    fn end(&self, close: Close, concerns: impl Fn(&Record) -> bool + Send + Sync + 'static) -> usize {
+    /// Ends all connections that are `concerned`, for this reason. Returns how many there were. Waits for every core.
+    pub(crate) fn end(&self, close: Close, concerns: impl Fn(&Record) -> bool + Send + Sync + 'static) -> usize {
         let concerns: Concerns = Arc::new(concerns);
         self.ask(|reply| Order::End { concerns: Arc::clone(&concerns), close, reply }).into_iter().sum()
     }
@@ -283,6 +288,18 @@ impl Pop {
             let _ = thread.join();
         }
         self.log.close();
+    }
+
+    pub(crate) fn evidence(&self) -> u64 {
+        self.evidence.load(Acquire)
+    }
+
+    /// Another table, role or verdict: clients that wait for one look again.
+    pub(crate) fn evidence_changed(&self) {
+        self.evidence.fetch_add(1, AcqRel);
+        for listener in &self.listeners {
+            listener.held.wake_head();
+        }
     }
 
     pub(crate) fn next_id(&self) -> u64 {

@@ -1,4 +1,4 @@
-//! Clients that wait for a full app to have room: bounded, first come first served, across all cores.
+//! Clients that wait, for a full app to have room or for somebody to have the role they need: bounded, first come first served, across all cores.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,10 +1,11 @@
 //! What an operator can set of the data path. Every field says its unit, default and bound.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use edgeproxy_route::{CheckPace, OutlierPolicy, Policy};
+use edgeproxy_route::{CheckPace, OutlierPolicy, Policy, Wanted};
 use ipnet::IpNet;
 
 /// Everything the proxy needs to run, besides the routing table.
@@ -39,6 +40,15 @@ pub struct ListenerSettings {
     pub interface: Option<String>,
     /// Backends of this app only. Default: all.
     pub app: Option<String>,
+    /// Which of those: all, the primary, or fresh replicas and what comes after them. Other than all needs `app` and a
+    /// check that tells roles, and speaks Postgres to clients that are turned away. Default all.
+    pub wanted: Wanted,
+    /// How long a client waits for a backend of the role it needs; zero: not at all. Default 10 s.
+    pub hold: Duration,
+    /// Clients that may wait so; more are refused. Default 1,000.
+    pub hold_limit: usize,
+    /// Close sessions on a replica that has become too stale. Default no: they go on there.
+    pub close_stale: bool,
     /// How to pick a backend. Default geo.
     pub policy: Policy,
     /// How long a client returns to its backend after its last connection; zero: never. Default 10 min.
@@ -129,6 +139,46 @@ pub enum CheckKind {
         /// What the answer must begin with.
         expect: Vec<u8>,
     },
+    /// One connection that is kept, and a query each interval: what the server is, and how far behind.
+    Postgres(PostgresCheck),
+}
+
+/// Who asks a Postgres server, and what it must answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PostgresCheck {
+    /// Who logs in; a member of `pg_monitor`.
+    pub user: String,
+    /// Its password; `None`: the server asks for none.
+    pub password: Option<Password>,
+    /// Where it logs in. Default `postgres`.
+    pub database: String,
+    /// By TLS, whatever the certificate. Default no.
+    pub encrypted: bool,
+    /// How far behind in time a replica may be. Once out, it is fresh again at half of it. `None`: any. Default 10 s.
+    pub max_lag: Option<Duration>,
+    /// The same in bytes of the log. Default any.
+    pub max_lag_bytes: Option<u64>,
+}
+
+/// A password that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// This text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
 }
 
 impl ListenerSettings {
@@ -138,6 +188,10 @@ impl ListenerSettings {
             bind,
             interface: None,
             app: None,
+            wanted: Wanted::Any,
+            hold: Duration::from_secs(10),
+            hold_limit: 1_000,
+            close_stale: false,
             policy: Policy::Geo,
             affinity_ttl: Duration::from_secs(600),
             affinity_capacity: 1_000_000,

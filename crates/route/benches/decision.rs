@@ -9,7 +9,7 @@ use std::sync::Arc;
 use divan::{AllocProfiler, Bencher};
 use edgeproxy_route::{
     ClientAddr, Exclusions, GeoTable, Moment, Place, Point, Policy, RawBackend, Regions, Request, StatePool, Table,
-    TableBuilder,
+    TableBuilder, Wanted,
 };
 
 #[global_allocator]
@@ -108,6 +108,7 @@ fn decide_after(bencher: Bencher<'_, '_>, table: &Table, policy: Policy, after: 
         let request = Request {
             place,
             app: Some("web"),
+            wanted: Wanted::Any,
             policy,
             tried: &tried,
             bound: None,
@@ -128,7 +129,17 @@ fn ask(bencher: Bencher<'_, '_>, table: &Table, policy: Policy, tried: &Exclusio
     bencher.bench_local(|| {
         random = random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let place = clients[usize::try_from(random >> 62).expect("two bits")];
-        let request = Request { place, app: Some("web"), policy, tried, bound: None, forced: false, now, random };
+        let request = Request {
+            place,
+            app: Some("web"),
+            wanted: Wanted::Any,
+            policy,
+            tried,
+            bound: None,
+            forced: false,
+            now,
+            random,
+        };
         black_box(table.choose(black_box(&request)))
     });
 }

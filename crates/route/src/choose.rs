@@ -8,6 +8,7 @@ use self::decision::Decision;
 use crate::backend::Limits;
 use crate::moment::Moment;
 use crate::place::Place;
+use crate::role::{Roles, Wanted};
 use crate::state::{Slot, SlotKey};
 use crate::table::Table;
 use crate::view::Group;
@@ -94,6 +95,8 @@ pub struct Request<'a> {
     pub place: Place,
     /// Backends of this app only; `None`: all.
     pub app: Option<&'a str>,
+    /// Of those, which roles.
+    pub wanted: Wanted,
     /// How to pick.
     pub policy: Policy,
     /// Backends already tried.
@@ -137,6 +140,12 @@ pub enum NoRoute {
     AllFull,
     /// Every one that could take it has been tried by this connection.
     AllTried,
+    /// Nobody is known to be the primary.
+    NoPrimary,
+    /// Several take writes, and none of them is the primary by evidence.
+    Disputed,
+    /// Nobody is known to be a replica that is fresh enough, and nobody takes its place.
+    NoReplica,
 }
 
 impl NoRoute {
@@ -147,7 +156,15 @@ impl NoRoute {
             Self::AllDown => "all_down",
             Self::AllFull => "all_full",
             Self::AllTried => "all_tried",
+            Self::NoPrimary => "no_primary",
+            Self::Disputed => "primary_disputed",
+            Self::NoReplica => "no_replica",
         }
+    }
+
+    /// Whether it is for want of a role that nobody has now.
+    pub fn wants_role(self) -> bool {
+        matches!(self, Self::NoPrimary | Self::Disputed | Self::NoReplica)
     }
 }
 
@@ -165,22 +182,35 @@ impl Table {
     /// [`choose`](Self::choose), which leaves its marks only if `marks`.
     pub(crate) fn decide(&self, request: &Request<'_>, marks: bool) -> Result<Choice, NoRoute> {
         let view = self.view_of(request.app).filter(|view| !view.groups.is_empty()).ok_or(NoRoute::NoBackend)?;
-        if let Some(choice) = self.bound(request) {
-            return Ok(choice);
-        }
-        let mut decision = Decision::new(self, view, request, marks);
-        match decision.decide() {
-            Err(NoRoute::AllDown) if request.forced => {
-                decision.force();
-                decision.decide()
+        let mut why = None;
+        for roles in request.wanted.tiers() {
+            if let Some(choice) = self.bound(request, *roles) {
+                return Ok(choice);
             }
-            decided => decided,
+            let mut decision = Decision::new(self, view, request, *roles, marks);
+            let decided = match decision.decide() {
+                Err(NoRoute::AllDown) if request.forced => {
+                    decision.force();
+                    decision.decide()
+                }
+                decided => decided,
+            };
+            match (decided, why) {
+                (Ok(choice), _) => return Ok(choice),
+                // That somebody had the role and could not take the client says more than that nobody had it.
+                (Err(no_route), Some(before)) if NoRoute::wants_role(before) && !no_route.wants_role() => {
+                    why = Some(no_route);
+                }
+                (Err(no_route), None) => why = Some(no_route),
+                (Err(_), Some(_)) => {}
+            }
         }
+        Err(why.unwrap_or(NoRoute::NoBackend))
     }
 
     /// The backend affinity remembers, if it may take this client. A full or absent one is passed over for this
     /// connection only: the binding stays for the client's return.
-    fn bound(&self, request: &Request<'_>) -> Option<Choice> {
+    fn bound(&self, request: &Request<'_>, roles: Roles) -> Option<Choice> {
         let index = self.find(request.bound?)?;
         let backend = self.backend(index);
         let slot = self.key(index).slot;
@@ -190,6 +220,7 @@ impl Table {
             && word.in_service()
             && word.generation() == self.key(index).generation
             && word.connections() < backend.limits.hard
+            && (roles.is_all() || roles.has(self.states.role(slot)))
             && !request.tried.has(slot);
         fits.then(|| {
             let group = self.group(&backend.region, backend.country);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::backend::Backend;
 use crate::choose::{Nearness, Policy, Request, score};
 use crate::latency::{Estimate, NearSet};
+use crate::role::Role;
 use crate::table::Table;
 
 /// Whether a backend may take the client, and if not why. In the order in which candidates are told.
@@ -20,6 +21,8 @@ pub enum Standing {
     Eligible,
     /// Belongs to another app.
     OtherApp,
+    /// Has not the role that is asked for, nor one that may take its place.
+    OtherRole,
     /// Marked unhealthy by the operator.
     Unhealthy,
     /// Drained: weight 0, or the drain mark.
@@ -46,6 +49,12 @@ pub struct Candidate {
     pub band_reason: &'static str,
     /// From the client (or from the middle of its country), where both places are known.
     pub distance_km: Option<f32>,
+    /// What it is to its app, where that is checked.
+    pub role: Role,
+    /// Bytes of the log that it lacks, where that is known.
+    pub lag_bytes: Option<u64>,
+    /// Age of what it applied last, in ms; 0 once nothing is missing.
+    pub lag_ms: Option<u64>,
     /// Connections in use.
     pub connections: u32,
     /// 100 × band + (connections / soft limit) / weight.
@@ -60,6 +69,8 @@ pub struct Candidate {
 /// What the decision goes by among candidates that could take the client, from the first field to the last.
 #[derive(Clone, Copy)]
 struct Rank {
+    /// Backends of the role asked for come before those that take their place.
+    role: u8,
     nearness: Nearness,
     /// Of the latency policy: 0 near, 1 below the soft limit, 2 the others.
     tier: u8,
@@ -79,6 +90,7 @@ impl Table {
         ranked.sort_by(|(x, a), (y, b)| {
             a.standing
                 .cmp(&b.standing)
+                .then(x.role.cmp(&y.role))
                 .then(x.nearness.cmp(&y.nearness))
                 .then(x.tier.cmp(&y.tier))
                 .then(x.value.total_cmp(&y.value))
@@ -91,11 +103,13 @@ impl Table {
         let group = self.group(&backend.region, backend.country);
         let band = self.band(&group, &request.place);
         let word = self.states().word(slot);
+        let (role, lag) = (self.states().role(slot), self.states().lag(slot));
         let standing = match backend {
             _ if chosen == Some(index) => Standing::Chosen,
             b if request.app.is_some_and(|app| app != b.app) => Standing::OtherApp,
             b if !b.healthy => Standing::Unhealthy,
             b if !b.accepts_new() => Standing::Drained,
+            _ if !request.wanted.may_have(role) => Standing::OtherRole,
             _ if word.is_down() => Standing::Down,
             _ if word.is_ejected() => Standing::Ejected,
             b if word.connections() >= b.limits.hard => Standing::Full,
@@ -108,6 +122,9 @@ impl Table {
             band,
             band_reason: band_reason(band),
             distance_km: request.place.point.zip(group.point).map(|(a, b)| a.distance_km(b)),
+            role,
+            lag_bytes: lag.bytes,
+            lag_ms: lag.time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             connections: word.connections(),
             score: score(shown_band, backend.limits, word.connections()),
             round_trip_ms: self.states().round_trip_ms(slot),
@@ -146,7 +163,7 @@ impl Table {
                     f64::from(*expected_ms)
                 }
             };
-            Rank { nearness, tier, value }
+            Rank { role: request.wanted.tier(candidate.role).unwrap_or(u8::MAX), nearness, tier, value }
         };
         candidates.iter().enumerate().map(rank).collect()
     }

@@ -5,7 +5,7 @@
 //! [`Table`], an immutable snapshot of the backends, is asked by [`Table::choose`] for the best one;
 //! the [`Choice`] says which and why, and [`Table::reserve`] takes one of its connection slots.
 //! [`Affinity`] remembers who went where. What this machine has learnt of each backend (connections in use, check
-//! verdicts, ejection, round-trip time) lives in a [`StatePool`], outlives every snapshot and is read without a lock.
+//! verdicts, roles, ejection, round-trip time) lives in a [`StatePool`], outlives every snapshot and is read without a lock.
 //!
 //! Nothing here opens a socket, reads a clock or draws a random number for a decision: time is a [`Moment`] and
 //! randomness a number, both given by the caller, so that every decision can be replayed. Only the memory of
@@ -24,6 +24,7 @@ mod moment;
 mod outlier;
 mod place;
 mod regions;
+mod role;
 mod state;
 mod table;
 mod view;
@@ -38,5 +39,6 @@ pub use health::{CheckPace, Health, Verdict};
 pub use moment::Moment;
 pub use outlier::OutlierPolicy;
 pub use place::{Area, Country, Place, Point};
+pub use role::{Fallback, Lag, Role, Wanted};
 pub use state::{Reservation, Slot, SlotKey, StatePool};
 pub use table::{CustomRegion, Region, Regions, Table, TableBuilder, TableError};

@@ -1,4 +1,5 @@
-//! What this machine knows of each backend right now: connections in use, check verdict, ejection, round-trip time.
+//! What this machine knows of each backend right now: connections in use, check verdict, role,
+//! ejection, round-trip time.
 //!
 //! It outlives every snapshot of the table (a reload must forget neither counts nor verdicts) and is read on every
 //! route decision, so it sits in contiguous arrays of atomics, addressed by [`Slot`]. One 64-bit word per backend holds
@@ -16,8 +17,9 @@ use std::time::Duration;
 use crate::latency::{Estimate, RoundTrip};
 use crate::moment::Moment;
 use crate::outlier::{FailureRun, OutlierPolicy};
+use crate::role::{KnownLag, KnownRole, Lag, Role};
 
-/// Slots in one piece of memory, made when its first slot is handed out: 1,024 cost 57 KB.
+/// Slots in one piece of memory, made when its first slot is handed out: 1,024 cost 74 KB.
 const CHUNK: usize = 1024;
 /// 64 pieces are room for the 65,536 backends of [`StatePool::CAPACITY`]; a table with more is refused.
 const MAX_CHUNKS: usize = 64;
@@ -124,6 +126,7 @@ impl Word {
 
 struct Chunk {
     words: [AtomicU64; CHUNK],
+    roles: [KnownRole; CHUNK],
     /// Apart from the details: the latency policy reads them in a row, as every policy does the words.
     round_trips: [RoundTrip; CHUNK],
     details: [Detail; CHUNK],
@@ -137,19 +140,22 @@ struct Detail {
     served: AtomicU64,
     /// How often the backend has moved to another address.
     moves: AtomicU32,
+    lag: KnownLag,
 }
 
 impl Chunk {
     fn new() -> Box<Self> {
         // Built in a vector first: the array is too large for the stack of a small thread.
         let words: Vec<AtomicU64> = (0..CHUNK).map(|_| AtomicU64::new(0)).collect();
+        let roles: Vec<KnownRole> = (0..CHUNK).map(|_| KnownRole::default()).collect();
         let round_trips: Vec<RoundTrip> = (0..CHUNK).map(|_| RoundTrip::default()).collect();
         let details: Vec<Detail> = (0..CHUNK).map(|_| Detail::default()).collect();
-        let (Ok(words), Ok(round_trips), Ok(details)) = (words.try_into(), round_trips.try_into(), details.try_into())
+        let (Ok(words), Ok(roles), Ok(round_trips), Ok(details)) =
+            (words.try_into(), roles.try_into(), round_trips.try_into(), details.try_into())
         else {
             unreachable!("the vectors hold CHUNK elements each")
         };
-        Box::new(Self { words, round_trips, details })
+        Box::new(Self { words, roles, round_trips, details })
     }
 }
 
@@ -323,6 +329,8 @@ impl StatePool {
         let detail = self.detail(slot);
         detail.ejected_until.store(0, Relaxed);
         detail.failures.clear();
+        detail.lag.set(Lag::default());
+        self.known_role(slot).set(Role::Unknown);
         self.round_trip(slot).clear();
     }
 
@@ -341,6 +349,10 @@ impl StatePool {
 
     fn detail(&self, slot: Slot) -> &Detail {
         &self.chunk(slot).details[slot.index() % CHUNK]
+    }
+
+    fn known_role(&self, slot: Slot) -> &KnownRole {
+        &self.chunk(slot).roles[slot.index() % CHUNK]
     }
 
     /// Reads the connections of many backends, in a row if `is_run`. Returns whether the upper half of any word is
@@ -570,5 +582,6 @@ impl Drop for Reservation {
     }
 }
 
+mod roles;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use edgeproxy_route::{
     Affinity, ClientAddr, Exclusions, GeoTable, Moment, Policy, RawBackend, Regions, Request, StatePool, TableBuilder,
+    Wanted,
 };
 
 thread_local! {
@@ -76,8 +77,17 @@ fn lookup_choice_reservation_and_affinity_allocate_nothing() {
             let before = ALLOCATIONS.get();
             let place = geo.lookup(client.ip());
             let bound = affinity.get(client.affinity_key(), now);
-            let request =
-                Request { place, app: Some("default"), policy, tried: &tried, bound, forced: false, now, random: 3 };
+            let request = Request {
+                place,
+                app: Some("default"),
+                wanted: Wanted::Any,
+                policy,
+                tried: &tried,
+                bound,
+                forced: false,
+                now,
+                random: 3,
+            };
             let choice = table.choose(&request).unwrap();
             let reservation = table.reserve(&choice, now).unwrap();
             drop(reservation);

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use edgeproxy_proxy::{ListenerSettings, WhenAllDown};
-use edgeproxy_route::{Candidate, Country, Exclusions, Policy, Request};
+use edgeproxy_route::{Candidate, Country, Exclusions, Fallback, Policy, Request, Wanted};
 use serde::{Deserialize, Serialize};
 
 use super::input::Parameters;
@@ -19,6 +19,7 @@ use super::{Api, off_thread};
 pub(super) struct Question {
     client: Option<String>,
     app: Option<String>,
+    role: Option<String>,
     policy: Option<String>,
 }
 
@@ -30,6 +31,8 @@ struct Explanation {
     pop: String,
     /// `None`: backends of all apps.
     app: Option<String>,
+    /// Which of those.
+    role: &'static str,
     policy: &'static str,
     /// The chosen one first, then by standing and rank.
     candidates: Vec<Candidate>,
@@ -57,6 +60,10 @@ pub(super) async fn explain(
         None => listener.map(|listener| listener.policy).unwrap_or_default(),
     };
     let app = question.app.or_else(|| listener.and_then(|listener: &ListenerSettings| listener.app.clone()));
+    let wanted = match question.role.as_deref() {
+        Some(name) => role_named(name, app.as_deref(), &api.running.config.proxy.listeners)?,
+        None => listener.map(|listener| listener.wanted).unwrap_or_default(),
+    };
     let forced = listener.is_some_and(|listener| listener.when_all_down == WhenAllDown::Try);
     let running = Arc::clone(&api.running);
     // A large table makes a large answer.
@@ -65,6 +72,7 @@ pub(super) async fn explain(
         let candidates = running.pop.table().explain(&Request {
             place,
             app: app.as_deref(),
+            wanted,
             policy,
             tried: &Exclusions::default(),
             bound: None,
@@ -81,6 +89,7 @@ pub(super) async fn explain(
             },
             pop: running.config.proxy.region.clone(),
             app,
+            role: wanted.name(),
             policy: policy.name(),
             candidates,
         };
@@ -99,4 +108,16 @@ fn client(parameter: Option<&str>) -> Result<IpAddr, Problem> {
 
 fn policy_named(name: &str) -> Result<Policy, Problem> {
     name.parse().map_err(|rule: String| Problem::field("policy", rule))
+}
+
+/// What takes the place of replicas is as the first listener for this app's replicas has it.
+fn role_named(name: &str, app: Option<&str>, listeners: &[ListenerSettings]) -> Result<Wanted, Problem> {
+    let listener = listeners.iter().find(|listener| listener.wanted.name() == name && listener.app.as_deref() == app);
+    match (listener, name) {
+        (Some(listener), _) => Ok(listener.wanted),
+        (None, "any") => Ok(Wanted::Any),
+        (None, "primary") => Ok(Wanted::Primary),
+        (None, "replica") => Ok(Wanted::Replica(Fallback::default())),
+        (None, _) => Err(Problem::field("role", format!("{name:?} is none of any, primary, replica"))),
+    }
 }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use edgeproxy_overlay::{Loss, Overlay};
 use edgeproxy_proxy::{Pop, metric_names as names};
+use edgeproxy_route::Role;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -63,6 +64,35 @@ impl BackendFigures {
         Self { pop }
     }
 
+    /// Of the backends whose role is checked: databases, of which there are few.
+    fn encode_roles(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let table = self.pop.table();
+        let states = table.states();
+        let roles = table.backends().map(|(backend, key)| (backend.id.as_str(), key.slot(), states.role(key.slot())));
+        let known: Vec<_> = roles.filter(|(_, _, role)| *role != Role::Unknown).take(MOST_SHOWN_SINGLY).collect();
+        let help = "1 for the role a backend has";
+        let mut family = encoder.encode_descriptor(names::BACKEND_ROLE, help, None, MetricType::Gauge)?;
+        for (id, _, role) in &known {
+            family.encode_family(&[("backend", *id), ("role", role.word())])?.encode_gauge(&1_i64)?;
+        }
+        let help = "Bytes of the log that a replica lacks";
+        let mut family = encoder.encode_descriptor(names::BACKEND_LAG_BYTES, help, None, MetricType::Gauge)?;
+        for (id, slot, _) in &known {
+            if let Some(bytes) = states.lag(*slot).bytes {
+                let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+                family.encode_family(&[("backend", *id)])?.encode_gauge(&bytes)?;
+            }
+        }
+        let help = "Age of what a replica applied last, in seconds; 0 once nothing is missing";
+        let mut family = encoder.encode_descriptor(names::BACKEND_LAG_SECONDS, help, None, MetricType::Gauge)?;
+        for (id, slot, _) in &known {
+            if let Some(time) = states.lag(*slot).time {
+                family.encode_family(&[("backend", *id)])?.encode_gauge(&time.as_secs_f64())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The label's name, and for each of its values the figures.
     fn read(&self) -> (&'static str, Vec<(String, Figures)>) {
         let table = self.pop.table();
@@ -97,7 +127,7 @@ impl Collector for BackendFigures {
                 family.encode_family(&[(label, of.as_str())])?.encode_gauge(&value(figures))?;
             }
         }
-        Ok(())
+        self.encode_roles(&mut encoder)
     }
 }
 

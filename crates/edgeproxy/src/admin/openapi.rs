@@ -15,7 +15,7 @@ mod tests {
     use std::sync::Arc;
 
     use edgeproxy_gateway::Shown;
-    use edgeproxy_route::{Exclusions, Moment, Place, Policy, RawBackend, Regions, Request, TableBuilder};
+    use edgeproxy_route::{Exclusions, Moment, Place, Policy, RawBackend, Regions, Request, TableBuilder, Wanted};
     use edgeproxy_store::peers::{PeerId, PeerRecord, PeerRow};
     use edgeproxy_tunnel::{PresharedKey, PublicKey, Tai64N};
     use serde::Serialize;
@@ -92,6 +92,7 @@ mod tests {
         let candidates = table.explain(&Request {
             place: Place::default(),
             app: None,
+            wanted: Wanted::Any,
             policy: Policy::default(),
             tried: &Exclusions::default(),
             bound: None,

@@ -96,9 +96,18 @@ fn is_loopback(address: SocketAddr) -> bool {
 impl Section<'_, '_> {
     /// The token in the file that this key names.
     pub(super) fn token(&mut self, name: &str) -> Option<Secret> {
+        self.secret(name, read_token).map(Secret::new)
+    }
+
+    /// The password in the file that this key names.
+    pub(super) fn password(&mut self, name: &str) -> Option<String> {
+        self.secret(name, |path| read_first_line(path, "password"))
+    }
+
+    fn secret(&mut self, name: &str, read: impl Fn(&Path) -> Result<String, String>) -> Option<String> {
         let path = self.path(name)?;
-        match read_token(&path) {
-            Ok(token) => Some(Secret::new(token)),
+        match read(&path) {
+            Ok(secret) => Some(secret),
             Err(rule) => {
                 self.complain(name, format!("{} {rule}", path.display()));
                 None
@@ -108,6 +117,15 @@ impl Section<'_, '_> {
 }
 
 fn read_token(path: &Path) -> Result<String, String> {
+    let token = read_first_line(path, "token")?;
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("holds a token that no HTTP header can carry: use letters, digits and punctuation".to_owned());
+    }
+    Ok(token)
+}
+
+/// The secret on a file's first line; `what` it is, for messages.
+fn read_first_line(path: &Path, what: &str) -> Result<String, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
     // Before it is opened: that would wait for somebody to write into a pipe.
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
@@ -120,18 +138,15 @@ fn read_token(path: &Path) -> Result<String, String> {
         return Err(format!("is open to its group or to others (mode {mode:04o}): chmod 600 {}", path.display()));
     }
     if facts.len() > MAX_TOKEN_FILE_BYTES {
-        return Err(format!("has {} bytes, too many for a token", facts.len()));
+        return Err(format!("has {} bytes, too many for a {what}", facts.len()));
     }
     let mut text = String::new();
     file.take(MAX_TOKEN_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
-    let token = text.lines().next().unwrap_or_default().trim();
-    if token.is_empty() {
-        return Err("has no token on its first line".to_owned());
+    let secret = text.lines().next().unwrap_or_default().trim();
+    if secret.is_empty() {
+        return Err(format!("has no {what} on its first line"));
     }
-    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("holds a token that no HTTP header can carry: use letters, digits and punctuation".to_owned());
-    }
-    Ok(token.to_owned())
+    Ok(secret.to_owned())
 }
 
 #[cfg(test)]

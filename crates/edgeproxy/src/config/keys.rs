@@ -202,6 +202,14 @@ pub(super) static KEYS: &[Key] = &[
     key("listener", "bind", Kind::Address, Value("0.0.0.0:8080"), "Address and port. `[::]` takes IPv4 as well.")
         .flag("listen").variable_named("EDGEPROXY_LISTEN_ADDR"),
     key("listener", "app", Kind::Name, Unset("all apps"), "Backends of this app only."),
+    key("listener", "role", Kind::Word(&["any", "primary", "replica"]), Value("any"),
+        "Which of them. `any`: all. `primary`: the one that is known to be the primary. `replica`: those that are known to be replicas and fresh enough, by `policy`; then what `replica_fallback` says. Other than `any` needs `app` and a check of kind `postgres` for it; new clients are held while nobody has the role (`hold`), those that are turned away get a Postgres error, and sessions to a former primary are closed."),
+    key("listener", "replica_fallback", Kind::Word(&["primary", "stale", "none"]), Value("primary"),
+        "Where clients go when no fresh replica can take them. `primary`: there. `stale`: to replicas that are too far behind, then to the primary. `none`: nowhere.").only_with("role", "replica"),
+    key("listener", "stale_sessions", Kind::Word(&["keep", "close"]), Value("keep"),
+        "What becomes of sessions on a replica that is not fresh enough any more. `keep`: they go on there. `close`: they are closed, so that their clients come again.").only_with("role", "replica"),
+    key("listener", "hold", lasting_or("not at all", ms(1), Duration::from_secs(600)), Value("10s"), "How long a client waits while no backend has the role it needs, is in service, or answers. Then it is refused. Of no use with the role `any`."),
+    key("listener", "hold_limit", count(1, 1_000_000), Value("1000"), "Clients that may wait so; more are refused. Of no use with the role `any`."),
     key("listener", "policy", Kind::Word(&["geo", "score", "latency"]), Value("geo"),
         "How to pick a backend. `geo`: country, then part of the world, then this machine's region, then the rest; within each the nearer until its soft limit. `score`: 100 × band (0 to 3, in that order) + (connections / soft limit) / weight, the lowest wins. `latency`: the lowest measured round trip."),
     key("listener", "affinity_ttl", lasting_or("never", ms(100), MONTH), Value("10m"), "How long a client returns to its backend after its last connection.")
@@ -225,10 +233,10 @@ pub(super) static KEYS: &[Key] = &[
     key("listener", "user_timeout", lasting_or("the system's answer, about 15 min", ms(100), DAY), Value("0s"), "How long sent bytes may stay unacknowledged before the connection is given up. Linux also counts the time for which a receiver that answers every probe just does not read."),
 
     key("check", "app", Kind::Name, Unset("every app that no other check names"), "For this app only."),
-    key("check", "kind", Kind::Word(&["tcp", "http", "tls", "exchange", "none"]), Value("tcp"),
-        "`tcp`: connect. `http`: GET over HTTP/1.1. `tls`: a handshake; any certificate passes. `exchange`: send bytes, and read until the answer begins with others. `none`: always up."),
-    key("check", "interval", lasting(ms(100), HOUR), Value("2s"), "Time between two checks of a backend; each is moved by up to a tenth of it either way."),
-    key("check", "timeout", lasting(ms(10), MINUTE), Value("1s"), "How long one check may take, connect included. Then it has failed."),
+    key("check", "kind", Kind::Word(&["tcp", "http", "tls", "exchange", "postgres", "none"]), Value("tcp"),
+        "`tcp`: connect. `http`: GET over HTTP/1.1. `tls`: a handshake; any certificate passes. `exchange`: send bytes, and read until the answer begins with others. `postgres`: one connection that is kept, and a query each interval, for what the server is and how far behind; the backends of an app are judged beside each other. `none`: always up."),
+    key("check", "interval", lasting(ms(100), HOUR), Value("2s"), "Time between two checks of a backend; each is moved by up to a tenth of it either way. With the kind `postgres` 1s, if nobody says otherwise, and not moved; with `timeout` at most 4s."),
+    key("check", "timeout", lasting(ms(10), MINUTE), Value("1s"), "How long one check may take, connect included. Then it has failed. With the kind `postgres` 2s, if nobody says otherwise, and for a login or a query each."),
     key("check", "rise", count(1, 100), Value("2"), "Successes in a row that raise a backend."),
     key("check", "fall", count(1, 100), Value("3"), "Failures in a row that take it down."),
     key("check", "port", count(1, 65_535), Unset("the backend's"), "Port to check, if not the one that serves."),
@@ -239,6 +247,13 @@ pub(super) static KEYS: &[Key] = &[
     key("check", "send", Kind::Bytes, Unset("nothing"), "Sent after connecting. A text is sent as UTF-8; other bytes are written as a list, such as `[0x00, 0xFF]`.")
         .only_with("kind", "exchange"),
     key("check", "expect", Kind::Bytes, Required("what the answer must begin with"), "What the answer must begin with.").only_with("kind", "exchange"),
+
+    key("check", "user", Kind::Name, Required("who logs in, such as \"edgeproxy\""), "Who logs in: a member of `pg_monitor`, which alone may see whether a replica still hears its primary.").only_with("kind", "postgres"),
+    key("check", "password_file", Kind::Path, Unset("no password"), "File whose first line is the password; refused when its group or others can read it.").only_with("kind", "postgres"),
+    key("check", "database", Kind::Name, Value("postgres"), "Where it logs in.").only_with("kind", "postgres"),
+    key("check", "encryption", Kind::Word(&["none", "tls"]), Value("none"), "`tls`: by TLS; any certificate passes, and SCRAM binds the password to it. `none`: for a way that is encrypted already.").only_with("kind", "postgres"),
+    key("check", "max_lag", lasting_or("any", ms(10), DAY), Value("10s"), "How far behind in time a replica may be. Once too far, it is fresh again at half of it.").only_with("kind", "postgres"),
+    key("check", "max_lag_bytes", count(0, 1 << 50), Value("0"), "The same in bytes of the log. 0: any.").only_with("kind", "postgres"),
 
     key("outlier", "consecutive_failures", count(0, 1_000_000), Value("5"), "Failed connects in a row that eject. 0: never."),
     key("outlier", "failure_ratio", Kind::Number { least: 0.01, most: 2.0 }, Value("0.5"), "Share of failed connects within `window` that ejects. Above 1: never."),

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use edgeproxy_proxy::{CheckKind, CheckSettings, ListenerSettings, WhenAllDown};
-use edgeproxy_route::CheckPace;
+use edgeproxy_proxy::{CheckKind, CheckSettings, ListenerSettings, Password, PostgresCheck, WhenAllDown};
+use edgeproxy_route::{CheckPace, Fallback, Wanted};
 
 use super::problem::Origin;
 use super::reader::{Reader, Section};
+
+/// A database that was not heard for five seconds is taken for gone: its check has to come well before.
+const LONGEST_SILENCE: Duration = Duration::from_secs(4);
 
 /// Every listener; one with the defaults when the file has none.
 pub(super) fn read_listeners(reader: &mut Reader<'_>) -> Vec<ListenerSettings> {
@@ -45,6 +49,10 @@ fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
         bind: section.address("bind"),
         interface: None,
         app: section.text("app"),
+        wanted: read_role(section),
+        hold: section.duration("hold"),
+        hold_limit: section.count("hold_limit"),
+        close_stale: section.text("stale_sessions").is_some_and(|word| word == "close"),
         policy: section.word("policy", |word| word.parse().ok()),
         affinity_ttl: section.duration("affinity_ttl"),
         affinity_capacity: section.count("affinity_capacity"),
@@ -72,7 +80,61 @@ fn read_listener(section: &mut Section<'_, '_>) -> ListenerSettings {
         );
         section.complain("connect_timeout", message);
     }
+    if listener.wanted == Wanted::Any {
+        for name in ["hold", "hold_limit"] {
+            if section.is_set(name) {
+                let key = section.shown(name);
+                section.reader.notices.push(format!("{key} is of no use: the role is \"any\", for which nobody waits"));
+            }
+        }
+    } else if listener.app.is_none() {
+        let message = "needs an app: there is one primary in each".to_owned();
+        section.complain("role", message);
+    }
     listener
+}
+
+fn read_role(section: &mut Section<'_, '_>) -> Wanted {
+    #[derive(Default)]
+    enum Role {
+        #[default]
+        Any,
+        Primary,
+        Replica,
+    }
+    let role = section.word("role", |word| match word {
+        "any" => Some(Role::Any),
+        "primary" => Some(Role::Primary),
+        "replica" => Some(Role::Replica),
+        _ => None,
+    });
+    let fallback = section.word("replica_fallback", |word| match word {
+        "none" => Some(Fallback::None),
+        "primary" => Some(Fallback::Primary),
+        "stale" => Some(Fallback::Stale),
+        _ => None,
+    });
+    match role {
+        Role::Any => Wanted::Any,
+        Role::Primary => Wanted::Primary,
+        Role::Replica => Wanted::Replica(fallback),
+    }
+}
+
+/// A listener for a role whose app is not checked for roles would refuse everybody.
+pub(super) fn check_roles(reader: &mut Reader<'_>, listeners: &[ListenerSettings], checks: &[CheckSettings]) {
+    for (index, listener) in listeners.iter().enumerate() {
+        let Some(app) = listener.app.as_deref().filter(|_| listener.wanted != Wanted::Any) else { continue };
+        let check = checks.iter().position(|check| check.app.as_deref() == Some(app));
+        let check = check.or_else(|| checks.iter().position(|check| check.app.is_none()));
+        if check.is_some_and(|check| matches!(checks[check].kind, CheckKind::Postgres(_))) {
+            continue;
+        }
+        let what =
+            check.map_or("no check is".to_owned(), |check| format!("check[{check}] is not of that kind, and is"));
+        let message = format!("needs a [[check]] with kind = \"postgres\", which tells roles; {what} for app {app:?}");
+        reader.nth("listener", index).complain("role", message);
+    }
 }
 
 fn when_all_down(word: &str) -> Option<WhenAllDown> {
@@ -107,6 +169,7 @@ enum CheckWord {
     Http,
     Tls,
     Exchange,
+    Postgres,
     None,
 }
 
@@ -117,12 +180,29 @@ fn read_check(section: &mut Section<'_, '_>) -> CheckSettings {
         "http" => Some(CheckWord::Http),
         "tls" => Some(CheckWord::Tls),
         "exchange" => Some(CheckWord::Exchange),
+        "postgres" => Some(CheckWord::Postgres),
         "none" => Some(CheckWord::None),
         _ => None,
     });
+    if matches!(word, CheckWord::Postgres) {
+        // A change of roles has to be seen within two seconds.
+        section.falls_back("interval", "1s");
+        // A login over half the Earth takes five round trips.
+        section.falls_back("timeout", "2s");
+    }
     let pace =
         CheckPace { interval: section.duration("interval"), rise: section.count("rise"), fall: section.count("fall") };
     let timeout = section.duration("timeout");
+    if matches!(word, CheckWord::Postgres) && pace.interval + timeout > LONGEST_SILENCE {
+        let message = format!(
+            "with timeout ({}) and interval ({}) a database would be silent for longer than {}, and what is known of it \
+             grows old: lower them",
+            humantime::format_duration(timeout),
+            humantime::format_duration(pace.interval),
+            humantime::format_duration(LONGEST_SILENCE)
+        );
+        section.complain("interval", message);
+    }
     let port = section.maybe_count("port");
     // All are read, whatever the kind: one that another kind needs is a mistake.
     let (path, host, statuses) = (section.text("path"), section.text("host"), section.statuses("statuses"));
@@ -131,6 +211,7 @@ fn read_check(section: &mut Section<'_, '_>) -> CheckSettings {
     if expect.as_ref().is_some_and(Vec::is_empty) {
         section.complain("expect", "is empty; a check that expects nothing is kind = \"tcp\"".to_owned());
     }
+    let postgres = read_postgres(section);
     let kind = match word {
         CheckWord::Tcp => CheckKind::Tcp,
         CheckWord::Http => {
@@ -140,7 +221,19 @@ fn read_check(section: &mut Section<'_, '_>) -> CheckSettings {
         CheckWord::Exchange => {
             CheckKind::Exchange { send: send.unwrap_or_default(), expect: expect.unwrap_or_default() }
         }
+        CheckWord::Postgres => CheckKind::Postgres(postgres),
         CheckWord::None => CheckKind::None,
     };
     CheckSettings { app, kind, pace, timeout, port }
+}
+
+fn read_postgres(section: &mut Section<'_, '_>) -> PostgresCheck {
+    PostgresCheck {
+        user: section.text("user").unwrap_or_default(),
+        password: section.password("password_file").map(Password::new),
+        database: section.text("database").unwrap_or_default(),
+        encrypted: section.text("encryption").is_some_and(|word| word == "tls"),
+        max_lag: section.duration_or_never("max_lag"),
+        max_lag_bytes: section.maybe_count("max_lag_bytes").filter(|bytes| *bytes > 0),
+    }
 }

@@ -7,7 +7,7 @@ use edgeproxy_proxy::ProxySettings;
 use edgeproxy_route::OutlierPolicy;
 
 use super::Role;
-use super::listener::{read_checks, read_listeners};
+use super::listener::{check_roles, read_checks, read_listeners};
 use super::reader::Reader;
 
 /// A gateway's region where nobody says otherwise: it is told in its log only.
@@ -19,6 +19,12 @@ pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> ProxySettings {
         Role::Gateway if !top.is_set("region") => GATEWAY.to_owned(),
         _ => top.text("region").unwrap_or_default(),
     };
+    let listeners = match role {
+        Role::Proxy => read_listeners(reader),
+        Role::Gateway => Vec::new(),
+    };
+    let checks = read_checks(reader);
+    check_roles(reader, &listeners, &checks);
     let mut section = reader.section("proxy");
     ProxySettings {
         region,
@@ -29,11 +35,8 @@ pub(super) fn read(reader: &mut Reader<'_>, role: Role) -> ProxySettings {
         max_connections: section.count("max_connections"),
         drain_timeout: section.duration("drain_timeout"),
         drain_delay: section.duration("drain_delay"),
-        listeners: match role {
-            Role::Proxy => read_listeners(reader),
-            Role::Gateway => Vec::new(),
-        },
-        checks: read_checks(reader),
+        listeners,
+        checks,
         outlier: read_outlier(reader),
     }
 }

@@ -51,13 +51,15 @@ pub(super) struct Section<'r, 'a> {
     entry: Option<Entry<'a>>,
     /// Flags and variables apply.
     outside: bool,
+    /// Keys that have another default beside the others of this table.
+    fallbacks: Vec<(&'static str, &'static str)>,
 }
 
 impl<'a> Reader<'a> {
     /// The section of which there is one.
     pub(super) fn section(&mut self, section: &'static str) -> Section<'_, 'a> {
         let entry = self.tables(section).first().copied();
-        Section { reader: self, section, shown: section.to_owned(), entry, outside: true }
+        Section { reader: self, section, shown: section.to_owned(), entry, outside: true, fallbacks: Vec::new() }
     }
 
     /// How many tables of this section the file has.
@@ -69,7 +71,7 @@ impl<'a> Reader<'a> {
     pub(super) fn nth(&mut self, section: &'static str, index: usize) -> Section<'_, 'a> {
         let tables = self.tables(section);
         let (entry, outside) = (tables.get(index).copied(), tables.len() < 2);
-        Section { reader: self, section, shown: format!("{section}[{index}]"), entry, outside }
+        Section { reader: self, section, shown: format!("{section}[{index}]"), entry, outside, fallbacks: Vec::new() }
     }
 
     /// Flags and variables of a section say nothing when there are several of it.
@@ -162,6 +164,11 @@ impl<'a> Section<'_, 'a> {
         }
     }
 
+    /// What applies for a key that nobody sets, in place of its own default.
+    pub(super) fn falls_back(&mut self, name: &'static str, text: &'static str) {
+        self.fallbacks.push((name, text));
+    }
+
     /// Who set the key.
     pub(super) fn origin(&self, name: &str) -> Origin {
         self.find(self.key(name)).map_or(Origin::Default, |(_, origin)| origin)
@@ -198,7 +205,10 @@ impl<'a> Section<'_, 'a> {
         }
         let (raw, origin) = match (found, key.fallback) {
             (Some(found), _) => found,
-            (None, Fallback::Value(text)) => (Raw::Text(text), Origin::Default),
+            (None, Fallback::Value(text)) => {
+                let other = self.fallbacks.iter().find(|(other, _)| *other == name);
+                (Raw::Text(other.map_or(text, |(_, text)| text)), Origin::Default)
+            }
             (None, Fallback::Unset(meaning)) => {
                 let setting = Setting { key: self.shown(name), value: None, meaning, origin: Origin::Default };
                 self.reader.settings.push(setting);

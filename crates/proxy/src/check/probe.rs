@@ -55,7 +55,7 @@ pub(super) async fn probe(
         let stream = dialler.connect(addr).await?;
         let connect = started.elapsed();
         match &check.kind {
-            CheckKind::None | CheckKind::Tcp => {}
+            CheckKind::None | CheckKind::Tcp | CheckKind::Postgres(_) => {}
             CheckKind::Http { path, host, statuses } => {
                 let status = http_status(stream, path, host.as_deref(), addr).await?;
                 if !statuses.contains(&status) {

@@ -23,7 +23,7 @@ pub(crate) struct Token {
     pub(crate) serial: u32,
 }
 
-/// Room for the client and eight attempts; 28 bits are left for the index.
+/// Room for the client and fifteen attempts; 28 bits are left for the index.
 const SOURCE_BITS: u32 = 4;
 
 /// What an epoll event is about.

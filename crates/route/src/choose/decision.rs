@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{Choice, Nearness, NoRoute, Policy, Request, score};
 use crate::latency::{Estimate, NearSet};
+use crate::role::{Role, Roles};
 use crate::table::Table;
 use crate::view::{BLOCK, Block, Group, LANES, View};
 
@@ -18,6 +19,8 @@ pub(super) struct Decision<'a> {
     table: &'a Table,
     view: &'a View,
     request: &'a Request<'a>,
+    /// Backends of these roles only.
+    roles: Roles,
     /// Whether backends out of service are taken as well.
     forced: bool,
     marks: bool,
@@ -128,9 +131,11 @@ fn fewest(connections: &[u32]) -> u32 {
 }
 
 impl<'a> Decision<'a> {
-    pub(super) fn new(table: &'a Table, view: &'a View, request: &'a Request<'a>, marks: bool) -> Self {
+    pub(super) fn new(table: &'a Table, view: &'a View, request: &'a Request<'a>, roles: Roles, marks: bool) -> Self {
         let estimate = Estimate::at(request.now);
-        Self { table, view, request, forced: false, marks, estimate, connections: [0; BLOCK] }
+        // What is near among some says nothing to those who look at others.
+        let marks = marks && roles.is_all();
+        Self { table, view, request, roles, forced: false, marks, estimate, connections: [0; BLOCK] }
     }
 
     /// The same question once more, in which backends out of service count as well. It leaves no marks.
@@ -407,6 +412,9 @@ impl<'a> Decision<'a> {
         if self.table.states.read_connections(slots, block.is_run, in_service, connections) {
             self.bar_those_out(block);
         }
+        if !self.roles.is_all() {
+            self.bar_other_roles(block);
+        }
         for slot in self.request.tried.iter() {
             if let Ok(lane) = slots.binary_search(&slot) {
                 self.connections[lane] = NO_ROOM;
@@ -424,6 +432,15 @@ impl<'a> Decision<'a> {
             let may_take = word.is_of(*in_service)
                 && (word.in_service() || forced || (!word.is_down() && states.may_try(*slot, word, now)));
             if !may_take {
+                *connections = NO_ROOM;
+            }
+        }
+    }
+
+    fn bar_other_roles(&mut self, block: &Block) {
+        let slots = &self.view.cells.slots[block.backends()];
+        for (role, connections) in self.table.states.roles(slots).zip(&mut self.connections) {
+            if !self.roles.has(role) {
                 *connections = NO_ROOM;
             }
         }
@@ -454,7 +471,19 @@ impl<'a> Decision<'a> {
     #[cold]
     fn why_none(&self) -> NoRoute {
         let cells = &self.view.cells;
-        let untried = || self.view.backends().filter(|&cell| !self.request.tried.has(cells.slots[cell]));
+        let has = |cell: usize, role| self.table.states.role(cells.slots[cell]) == role;
+        let takes = |cell: usize| self.roles.is_all() || self.roles.has(self.table.states.role(cells.slots[cell]));
+        if !self.view.backends().any(takes) {
+            return match () {
+                () if !self.roles.has(Role::Primary) => NoRoute::NoReplica,
+                () if self.view.backends().any(|cell| has(cell, Role::Disputed)) => NoRoute::Disputed,
+                () => NoRoute::NoPrimary,
+            };
+        }
+        let untried = || {
+            let mine = self.view.backends().filter(|&cell| takes(cell));
+            mine.filter(|&cell| !self.request.tried.has(cells.slots[cell]))
+        };
         let in_service = |cell: usize| {
             let word = self.table.states.word(cells.slots[cell]);
             // A slot that has another owner says nothing of its former one.

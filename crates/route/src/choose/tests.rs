@@ -9,6 +9,8 @@ use crate::place::{Country, Point};
 use crate::state::{Reservation, SlotKey, StatePool};
 use crate::table::{Regions, TableBuilder, TableError};
 
+mod roles;
+
 const NOW: Moment = Moment::from_millis(1_000);
 
 /// SplitMix64, as callers draw their random numbers.
@@ -128,6 +130,7 @@ fn request(tried: &Exclusions) -> Request<'_> {
     Request {
         place: Place::UNKNOWN,
         app: Some("web"),
+        wanted: Wanted::Any,
         policy: Policy::Geo,
         tried,
         bound: None,

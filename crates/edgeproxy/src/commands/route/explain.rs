@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use edgeproxy_proxy::WhenAllDown;
-use edgeproxy_route::{Country, Exclusions, Moment, Policy, Request, StatePool, TableBuilder};
+use edgeproxy_route::{Country, Exclusions, Moment, Policy, Request, StatePool, TableBuilder, Wanted};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,6 +28,10 @@ pub(super) struct Explain {
     /// Backends of this app only, as a listener with this app [default: that of the first listener]
     #[arg(long, value_parser = source::name)]
     app: Option<String>,
+    /// The primary, or replicas, as the setting listener.role; the running proxy knows who is what [default: that of
+    /// the first listener]
+    #[arg(long, value_parser = ["any", "primary", "replica"], requires = "admin")]
+    role: Option<String>,
     /// How to pick, as the setting listener.policy [default: that of the first listener, else geo]
     #[arg(long, value_parser = PossibleValuesParser::new(Policy::ALL.map(Policy::name)).try_map(|word| word.parse::<Policy>()))]
     policy: Option<Policy>,
@@ -55,6 +59,8 @@ pub(super) struct Explain {
 struct Explained {
     client: Client,
     pop: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
     policy: String,
     candidates: Vec<Value>,
 }
@@ -79,6 +85,9 @@ struct Candidate {
     standing: String,
     band_reason: String,
     distance_km: Option<f64>,
+    role: String,
+    lag_bytes: Option<u64>,
+    lag_ms: Option<u64>,
     connections: u32,
     score: f64,
     round_trip_ms: Option<f64>,
@@ -114,6 +123,9 @@ impl Explain {
         }
         if let Some(app) = &self.app {
             path.push_str(&format!("&app={}", encoded(app)));
+        }
+        if let Some(role) = &self.role {
+            path.push_str(&format!("&role={role}"));
         }
         let answer = client.send("GET", &path, None).map_err(Failure::from_display)?;
         serde_json::from_value(answer).map_err(|error| odd_answer(&error))
@@ -151,6 +163,7 @@ impl Explain {
         let candidates = table.explain(&Request {
             place,
             app: app.as_deref(),
+            wanted: Wanted::Any,
             policy,
             tried: &Exclusions::default(),
             bound: None,
@@ -167,6 +180,7 @@ impl Explain {
                 precise: place.precise,
             },
             pop,
+            role: None,
             policy: policy.name().to_owned(),
             candidates: candidates.map_err(|error| odd_answer(&error))?,
         })
@@ -180,14 +194,21 @@ fn odd_answer(error: &serde_json::Error) -> Failure {
 impl Explained {
     fn print(self) -> Result<(), Failure> {
         say::line(format_args!("client {}: {}", self.client.ip, self.client.place()));
-        say::line(format_args!("reached {}, policy {}", self.pop, self.policy));
+        let role = self.role.filter(|role| role != "any").map(|role| format!(", role {role}")).unwrap_or_default();
+        say::line(format_args!("reached {}, policy {}{role}", self.pop, self.policy));
         let candidates = self.candidates.into_iter().map(serde_json::from_value);
         let candidates: Vec<Candidate> = candidates.collect::<Result<_, _>>().map_err(|error| odd_answer(&error))?;
         let rows: Vec<_> = candidates.iter().map(Candidate::row).collect();
         let names = [
             "", "id", "app", "region", "country", "band", "km", "conns", "soft", "hard", "score", "rtt ms", "standing",
         ];
-        columns::print(names, &[6, 7, 8, 9, 10, 11], rows);
+        if candidates.iter().all(|candidate| candidate.role == "unknown") {
+            columns::print(names, &[6, 7, 8, 9, 10, 11], rows);
+        } else {
+            let names: [&str; 16] = with_roles(names, ["role", "lag", "lag bytes"]);
+            let rows = rows.into_iter().zip(&candidates).map(|(row, candidate)| with_roles(row, candidate.roles()));
+            columns::print(names, &[6, 7, 8, 9, 10, 11, 13, 14], rows.collect());
+        }
         if !candidates.iter().any(Candidate::is_chosen) {
             say::line("refused: no backend can take this client");
         }
@@ -212,7 +233,22 @@ impl Client {
     }
 }
 
+/// A row that tells roles as well, before the standing.
+fn with_roles<T: Default>(row: [T; 13], roles: [T; 3]) -> [T; 16] {
+    let mut cells: Vec<T> = row.into_iter().collect();
+    let standing = cells.pop().unwrap_or_default();
+    let mut cells = cells.into_iter().chain(roles).chain([standing]);
+    std::array::from_fn(|_| cells.next().unwrap_or_default())
+}
+
 impl Candidate {
+    /// What it is, and how far behind.
+    fn roles(&self) -> [String; 3] {
+        let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+        let seconds = |millis: u64| format!("{}.{:03} s", millis / 1000, millis % 1000);
+        [self.role.clone(), or_dash(self.lag_ms.map(seconds)), or_dash(self.lag_bytes.map(|bytes| bytes.to_string()))]
+    }
+
     fn is_chosen(&self) -> bool {
         self.standing == "chosen"
     }

@@ -46,10 +46,22 @@ name = "ci"
 file = "ci.token"
 "#;
 
+/// Databases, whose keys mean something for a role other than any.
+const DATABASES: &str = r#"
+[[listener]]
+bind = "127.0.0.1:5433"
+app = "db"
+role = "replica"
+[[check]]
+app = "db"
+kind = "postgres"
+user = "monitor"
+"#;
+
 #[test]
 fn every_key_is_read_and_every_key_read_is_known() {
     // A key that is read without being in the table ends the test by its `expect`.
-    let read: BTreeSet<String> = Setup::file(EVERYTHING)
+    let read: BTreeSet<String> = Setup::file(&format!("{EVERYTHING}{DATABASES}"))
         .config()
         .settings
         .into_iter()
@@ -83,6 +95,16 @@ fn defaults_are_those_of_the_libraries() {
     assert!(bare.proxy.threads > 0, "0 stands for the number of cores");
     assert_eq!(bare.proxy.max_connections, 0, "0 stands for what the descriptor limit allows");
     assert_eq!(bare.notices, [""; 0]);
+}
+
+#[test]
+fn databases_are_asked_once_a_second_unless_somebody_says_otherwise() {
+    for (more, interval) in [("", 1), ("interval = \"2s\"\n", 2)] {
+        let config = Setup::file(&format!("region = \"fra\"\n{DATABASES}{more}")).config();
+        assert_eq!(config.proxy.checks[0].pace.interval, std::time::Duration::from_secs(interval));
+        let shown = config.settings.iter().find(|setting| setting.key == "check[0].interval").unwrap();
+        assert_eq!(shown.value, Some(format!("{interval}s")));
+    }
 }
 
 #[test]
@@ -187,7 +209,14 @@ fn every_word_is_understood() {
         let Kind::Word(words) = key.kind else { continue };
         let mut meanings = BTreeSet::new();
         for word in words {
-            let needed = if *word == "exchange" { "expect = \"x\"\n" } else { "" };
+            let needed = match (key.name, *word) {
+                (_, "exchange") => "expect = \"x\"\n",
+                ("kind", "postgres") | ("encryption", _) => "user = \"monitor\"\n",
+                ("role" | "replica_fallback" | "stale_sessions", _) => {
+                    "app = \"db\"\n[[check]]\nkind = \"postgres\"\nuser = \"monitor\"\n"
+                }
+                _ => "",
+            };
             let text = file_with(key, &format!("\"{word}\"")) + needed;
             let of_gateway = key.section == "gateway.token";
             let more = if of_gateway { A_GATEWAY } else { "" };
@@ -203,7 +232,7 @@ fn every_word_is_understood() {
         assert_eq!(meanings.len(), words.len(), "{}: two words mean the same", key.path());
         assert!(said_about(key, "\"other\"")[0].starts_with("\"other\" is none of "), "{}", key.path());
     }
-    assert_eq!(words_seen, 23);
+    assert_eq!(words_seen, 34);
 }
 
 #[test]

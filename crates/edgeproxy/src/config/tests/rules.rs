@@ -99,6 +99,44 @@ const RULES: &[(&str, &[&str])] = &[
         "[log]\nlevel = \"edgeproxy=loud\"",
         &["edgeproxy.toml:2: log.level: \"edgeproxy=loud\" is not a log filter: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5"],
     ),
+    // Roles.
+    (
+        "[[listener]]\nrole = \"primary\"\n[[check]]\nkind = \"postgres\"\nuser = \"monitor\"",
+        &["edgeproxy.toml:2: listener[0].role: needs an app: there is one primary in each"],
+    ),
+    (
+        "[[listener]]\nrole = \"replica\"\napp = \"db\"",
+        &[
+            "edgeproxy.toml:2: listener[0].role: needs a [[check]] with kind = \"postgres\", which tells roles; \
+         check[0] is not of that kind, and is for app \"db\"",
+        ],
+    ),
+    (
+        "[[listener]]\nrole = \"primary\"\napp = \"db\"\n[[check]]\napp = \"other\"\nkind = \"postgres\"\nuser = \"monitor\"",
+        &[
+            "edgeproxy.toml:2: listener[0].role: needs a [[check]] with kind = \"postgres\", which tells roles; \
+         no check is for app \"db\"",
+        ],
+    ),
+    (
+        "[[listener]]\nreplica_fallback = \"none\"",
+        &["edgeproxy.toml:2: listener[0].replica_fallback: means something with role = \"replica\" only"],
+    ),
+    (
+        "[[check]]\nkind = \"postgres\"",
+        &["edgeproxy.toml:1: check[0].user: is not set (who logs in, such as \"edgeproxy\")"],
+    ),
+    (
+        "[[check]]\nkind = \"postgres\"\nuser = \"monitor\"\nmax_lag = \"1ms\"",
+        &["edgeproxy.toml:4: check[0].max_lag: \"1ms\" is not in 10ms to 1day, nor 0s (any)"],
+    ),
+    (
+        "[[check]]\nkind = \"postgres\"\nuser = \"monitor\"\ninterval = \"3s\"",
+        &[
+            "edgeproxy.toml:4: check[0].interval: with timeout (2s) and interval (3s) a database would be silent for longer \
+         than 4s, and what is known of it grows old: lower them",
+        ],
+    ),
     // Checks.
     (
         "[[check]]\nkind = \"http\"\npath = \"health\"",
@@ -323,6 +361,29 @@ fn a_file_that_cannot_be_read_hides_what_it_may_hold() {
     let setup = Setup::file("");
     setup.write("edgeproxy.toml", b"region = \"\xff\"", 0o600);
     assert_eq!(setup.problems(), ["edgeproxy.toml: is not UTF-8"]);
+}
+
+#[test]
+fn the_password_of_a_check_is_its_owners_alone_and_never_shown() {
+    let text = "region = \"fra\"\n[[check]]\nkind = \"postgres\"\nuser = \"monitor\"\npassword_file = \"pw\"\n";
+    for (password, mode, expected) in [
+        ("s3cret\n", 0o640, "is open to its group or to others (mode 0640): chmod 600 pw"),
+        ("\n", 0o600, "has no password on its first line"),
+    ] {
+        let setup = Setup::file(text);
+        setup.write("pw", password, mode);
+        assert_eq!(setup.problems(), [format!("edgeproxy.toml:5: check[0].password_file: pw {expected}")]);
+    }
+    let setup = Setup::file(text);
+    setup.write("pw", "schlüssel mit Leerzeichen\n", 0o600);
+    let shown = format!("{:?}", setup.config());
+    assert!(shown.contains("Password(..)") && !shown.contains("Leerzeichen"), "{shown}");
+}
+
+#[test]
+fn what_is_of_no_use_is_noted() {
+    let notices = Setup::file("region = \"fra\"\n[[listener]]\nhold = \"1s\"\n").config().notices;
+    assert_eq!(notices, ["listener[0].hold is of no use: the role is \"any\", for which nobody waits"]);
 }
 
 #[test]
