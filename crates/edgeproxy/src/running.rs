@@ -97,7 +97,8 @@ impl Running {
         let drain_order = watch::Sender::new(None);
         let table_changed = watch::Sender::new(());
         let gateway = peers.flatten().map(|(peers, device)| {
-            let flows = Arc::new(PublishedFlows(Arc::clone(&pop)));
+            let flows = PublishedFlows { pop: Arc::clone(&pop), any: !config.overlay.publish.is_empty() };
+            let flows = Arc::new(flows);
             Arc::new(peers.serve(device, flows))
         });
         let peer_metrics = PeerMetrics::default();
@@ -218,16 +219,20 @@ fn networks(overlay: Option<&Overlay>, gateway: Option<&Gateway>) -> Vec<IpNet> 
 }
 
 /// Connections of peers to what is published.
-struct PublishedFlows(Arc<Pop>);
+struct PublishedFlows {
+    pop: Arc<Pop>,
+    /// Whether anything is.
+    any: bool,
+}
 
 impl Flows for PublishedFlows {
     fn any(&self) -> bool {
-        self.0.open_connections() > 0
+        self.any
     }
 
     fn cut(&self, from: &[Prefix]) {
         let networks = from.iter().filter_map(|prefix| IpNet::new(prefix.address(), prefix.length()).ok());
-        let cut = self.0.cut_sources(&networks.collect::<Vec<_>>());
+        let cut = self.pop.cut_sources(&networks.collect::<Vec<_>>());
         if cut > 0 {
             tracing::info!(cut, "connections of a removed peer cut");
         }

@@ -247,14 +247,14 @@ impl Addresses {
         of.max_by_key(|pool| pool.network.prefix_len())
     }
 
-    /// These can be had again later; `until` is not before that of others.
+    /// These can be had again later.
     pub(crate) fn rest(&mut self, released: impl IntoIterator<Item = Released>) {
         released.into_iter().for_each(|released| self.resting.add(released));
     }
 
-    /// Gives back those that have rested; returns them.
-    pub(crate) fn wake(&mut self, now: u64) -> Vec<Released> {
-        let woken: Vec<_> = std::iter::from_fn(|| self.resting.take_rested(now)).collect();
+    /// Gives back those that have rested, so many at most; returns them.
+    pub(crate) fn wake(&mut self, now: u64, most: usize) -> Vec<Released> {
+        let woken: Vec<_> = std::iter::from_fn(|| self.resting.take_rested(now)).take(most).collect();
         self.give_back(woken.iter().map(|released| released.address));
         woken
     }
@@ -453,9 +453,25 @@ mod tests {
         addresses.rest(first.iter().map(|address| Released { address, until: 100 }));
         assert!(addresses.allocate(&[], None).unwrap_err().to_string().contains("1 rest"));
         assert_eq!(addresses.allocate(&[ip("10.50.0.1")], None), Err(AddressError::Resting(ip("10.50.0.1"), 100)));
-        assert!(addresses.wake(99).is_empty());
-        assert_eq!(addresses.wake(100).len(), 1);
+        assert!(addresses.wake(99, 9).is_empty());
+        assert_eq!(addresses.wake(100, 9).len(), 1);
         assert_eq!(addresses.allocate(&[], None).unwrap(), first);
+    }
+
+    #[test]
+    fn one_that_rests_long_keeps_no_other_from_waking() {
+        let mut addresses = Addresses::new(&[pool("10.50.0.0/24", None)], &[]);
+        let mut rest = |until: u64| {
+            let address = addresses.allocate(&[], None).unwrap().iter().next().unwrap();
+            addresses.rest([Released { address, until }]);
+            Released { address, until }
+        };
+        // As when the quarantine was longer before, or the clock was set back.
+        let (long, short, again) = (rest(1000), rest(10), rest(20));
+        addresses.rest([Released { until: 5, ..again }]);
+        assert_eq!(addresses.wake(10, 9), [Released { until: 5, ..again }, short]);
+        assert!(addresses.wake(999, 9).is_empty());
+        assert_eq!((addresses.wake(1000, 9), addresses.resting()), (vec![long], 0));
     }
 
     #[test]
@@ -481,7 +497,8 @@ mod tests {
             let address = pair.iter().next().unwrap();
             assert_eq!(addresses.allocate(&[address], None), Err(AddressError::Resting(address, until)));
         }
-        assert_eq!((addresses.wake(100 + 2499).len(), addresses.resting()), (2500, 2500));
+        assert_eq!((addresses.wake(100 + 2499, 1000).len(), addresses.resting()), (1000, 4000), "no more at once");
+        assert_eq!((addresses.wake(100 + 2499, 9999).len(), addresses.resting()), (1500, 2500));
         let (woken, rests) = (many[2499].iter().next().unwrap(), many[2500].iter().next().unwrap());
         assert!(addresses.allocate(&[woken], None).is_ok());
         assert_eq!(addresses.allocate(&[rests], None), Err(AddressError::Resting(rests, 2600)));

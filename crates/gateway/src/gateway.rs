@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use edgeproxy_overlay::{Device, Directory, OsRandom, PeerStatus};
-use edgeproxy_store::peers::{PeerFilter, PeerId, PeerPages, PeerRecord, PeerRow, PeersError, PeersJournal};
+use edgeproxy_store::peers::{
+    PeerFilter, PeerId, PeerPage, PeerPages, PeerRecord, PeerRow, PeersError, PeersJournal, Released,
+};
 use edgeproxy_tunnel::{Prefix, PublicKey};
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -55,10 +57,11 @@ pub struct Opened {
 
 /// Connections that come out of the tunnels to services of this gateway.
 pub trait Flows: Send + Sync {
-    /// Whether there are any.
+    /// Whether there can be any, also such as nobody has taken in yet.
     fn any(&self) -> bool;
 
-    /// Cuts those that come from these addresses. Once this returns they carry nothing more.
+    /// Cuts those that come from these addresses, also such as nobody has taken in yet. Once this returns they carry
+    /// nothing more.
     fn cut(&self, from: &[Prefix]);
 }
 
@@ -73,6 +76,8 @@ pub struct Gateway {
     /// of these by its number. Others share the flush.
     rotating: Vec<tokio::sync::Mutex<()>>,
     pub(crate) outdated: tokio::sync::Mutex<UnboundedReceiver<PeerId>>,
+    /// The turn to write what was seen.
+    pub(crate) seeing: tokio::sync::Mutex<()>,
     /// When this began to serve: nobody could be heard before.
     pub(crate) started: u64,
     /// Reads one peer at a time, and lists by another: no list is waited for. Whoever waits takes no thread meanwhile.
@@ -129,9 +134,10 @@ impl Opened {
         if let Some(error) = unusable {
             return Err(error);
         }
-        resting.sort_by_key(|released| released.until);
         resting.retain(|released| addresses.note(released.address));
-        addresses.rest(resting);
+        // The quarantine may have been longer, or the clock ahead.
+        let last = now.saturating_add(settings.quarantine.as_secs());
+        addresses.rest(resting.into_iter().map(|rests| Released { until: rests.until.min(last), ..rests }));
         let (singles, lists) = (PeerPages::open(&settings.db)?, PeerPages::open(&settings.db)?);
         tracing::info!(peers = rows.len(), took = ?began.elapsed(), db = %settings.db.display(), "peers loaded");
         Ok(Self {
@@ -162,6 +168,7 @@ impl Opened {
             deadlines: Mutex::new(self.deadlines),
             rotating: std::iter::repeat_with(Default::default).take(ROTATING_AT_ONCE).collect(),
             outdated: tokio::sync::Mutex::new(self.outdated),
+            seeing: tokio::sync::Mutex::default(),
             started: unix_now(),
             singles: Arc::new(tokio::sync::Mutex::new(self.singles)),
             lists: Arc::new(tokio::sync::Mutex::new(self.lists)),
@@ -231,7 +238,8 @@ impl Gateway {
         Ok(record.map(|record| self.shown(record)))
     }
 
-    /// Up to `limit` peers that the filter lets through, in the order of their numbers, from above `after` on.
+    /// Up to `limit` peers that the filter lets through, in the order of their numbers, from above `after` on, and above
+    /// which number the list goes on, if it does: a page may have fewer, as it looks only at so many.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -240,12 +248,12 @@ impl Gateway {
         after: PeerId,
         limit: usize,
         filter: PeerFilter,
-    ) -> Result<Vec<Shown>, GatewayError> {
+    ) -> Result<(Vec<Shown>, Option<PeerId>), GatewayError> {
         let (gateway, file) = (Arc::clone(self), Arc::clone(&self.lists).lock_owned().await);
         let read = move || {
-            let records = file.page(after, limit, &filter)?;
+            let PeerPage { records, next } = file.page(after, limit, &filter)?;
             drop(file);
-            Ok(records.into_iter().map(|record| gateway.shown(record)).collect())
+            Ok((records.into_iter().map(|record| gateway.shown(record)).collect(), next))
         };
         self.read(read).await
     }
@@ -266,12 +274,27 @@ impl Gateway {
             peer.row = row;
         }
         let left = self.register.left(peer.row.id);
-        let awake = self.device.peer(&peer.row.public);
-        peer.row.handshake = awake.as_ref().and_then(unix_of).max(peer.row.handshake);
-        peer.endpoint = awake.as_ref().and_then(|awake| awake.settings.endpoint).or(left.endpoint).or(peer.endpoint);
-        peer.received += left.received + awake.as_ref().map_or(0, |awake| awake.received);
-        peer.sent += left.sent + awake.as_ref().map_or(0, |awake| awake.sent);
-        Shown { peer, awake }
+        peer.endpoint = left.endpoint.or(peer.endpoint);
+        peer.received += left.received;
+        peer.sent += left.sent;
+        let [former, own] = self.of_device(&peer.row);
+        for awake in former.iter().chain(&own) {
+            peer.row.handshake = peer.row.handshake.max(unix_of(awake));
+            peer.endpoint = awake.settings.endpoint.or(peer.endpoint);
+            peer.received += awake.received;
+            peer.sent += awake.sent;
+        }
+        Shown { peer, awake: own.or(former) }
+    }
+
+    /// Whether the device knows it.
+    pub fn is_awake(&self, peer: &PeerRow) -> bool {
+        self.of_device(peer).iter().any(Option::is_some)
+    }
+
+    /// How the device knows it, by the key it had before and by its own.
+    fn of_device(&self, peer: &PeerRow) -> [Option<PeerStatus>; 2] {
+        [peer.former.map(|former| former.public), Some(peer.public)].map(|key| self.device.peer(&key?))
     }
 
     /// How full it is.

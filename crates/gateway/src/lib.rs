@@ -5,7 +5,8 @@
 //! register:  what the device asks at the first handshake, and tells when the peer sleeps again
 //! collect:   ends those whose time it is
 //! ```
-//! No operation looks at more than one peer, however many there are.
+//! No operation looks at more peers than it is about, however many there are; what goes on by itself does it piece by
+//! piece. Only where most deadlines are of peers that are gone are all made anew: once in as many removals.
 
 mod addresses;
 mod chunks;

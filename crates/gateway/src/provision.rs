@@ -16,6 +16,7 @@ use crate::error::GatewayError;
 use crate::gateway::Gateway;
 use crate::register::unix_now;
 use crate::request::{PeerRequest, RequestError};
+use crate::rows::Row;
 
 /// Peers of a batch that are prepared at once: to make a key pair takes some 20 us.
 const PIECE: usize = 16;
@@ -120,15 +121,15 @@ impl Gateway {
 
     /// The peer with this key.
     async fn existing(&self, public: &PublicKey) -> Result<Option<PeerRecord>, GatewayError> {
-        let found = self.register.rows.read().find(public);
-        match found {
+        let (id, was_replaced) = {
+            let rows = self.register.rows.read();
+            let Some((place, was_replaced)) = rows.find(public) else { return Ok(None) };
+            (rows.get(place).map(|row| row.id), was_replaced)
+        };
+        match id {
+            Some(_) if was_replaced => Err(GatewayError::KeyTaken(*public)),
+            Some(id) => Ok(self.show(id).await?.map(|shown| shown.peer)),
             None => Ok(None),
-            Some((_, true)) => Err(GatewayError::KeyTaken(*public)),
-            Some((place, false)) => {
-                let id = self.register.rows.read().get(place).map(|row| row.id);
-                let Some(id) = id else { return Ok(None) };
-                Ok(self.show(id).await?.map(|shown| shown.peer))
-            }
         }
     }
 
@@ -193,8 +194,8 @@ impl Gateway {
             let mut rows = self.register.rows.write();
             peers.iter().filter_map(|peer| rows.by_id(peer.id).and_then(|place| rows.remove(place))).collect()
         };
-        let former = removed.iter().filter_map(|peer| peer.former.map(|former| former.public));
-        self.cut(removed.iter().map(|peer| peer.public).chain(former).collect()).await;
+        let former = removed.iter().filter_map(|peer| peer.former.map(|former| (peer.id, former.public)));
+        self.cut(removed.iter().map(|peer| (peer.id, peer.public)).chain(former).collect()).await;
         self.cut_flows(&removed).await;
         let mut claims = self.claims.lock();
         for peer in &removed {
@@ -238,20 +239,32 @@ impl Gateway {
             rows.rekey(place, &peer);
         }
         drop(claim);
-        self.cut(outlived.into_iter().collect()).await;
         match peer.former {
-            None => self.cut(vec![replaced.public]).await,
-            Some(former) => self.deadlines.lock().set(former.until, id),
+            None => self.cut(outlived.into_iter().chain([replaced.public]).map(|key| (id, key)).collect()).await,
+            Some(former) => {
+                self.deadlines.lock().set(former.until, id);
+                self.cut(outlived.into_iter().map(|key| (id, key)).collect()).await;
+            }
         }
         record.row = peer;
         Ok(Created { peer: record, private, existing: false })
     }
 
-    /// Their successors are in use, or their time is over: the keys these peers had before count no more. One flush.
-    pub(crate) async fn end_former(&self, ids: &[PeerId]) -> Result<(), GatewayError> {
+    /// The keys these peers had before count no more, of those whose is over. One flush.
+    pub(crate) async fn end_former(
+        &self,
+        ids: &[PeerId],
+        is_over: impl Fn(&Row, &FormerKey) -> bool,
+    ) -> Result<(), GatewayError> {
         let former: Vec<(PeerId, PublicKey)> = {
             let rows = self.register.rows.read();
-            ids.iter().filter_map(|id| Some((*id, rows.former(rows.by_id(*id)?)?.public))).collect()
+            let over = |id: &PeerId| {
+                let place = rows.by_id(*id)?;
+                let former =
+                    rows.former(place).filter(|former| rows.get(place).is_some_and(|row| is_over(row, former)));
+                Some((*id, former?.public))
+            };
+            ids.iter().filter_map(over).collect()
         };
         if former.is_empty() {
             return Ok(());
@@ -266,7 +279,7 @@ impl Gateway {
                 }
             }
         }
-        self.cut(former.into_iter().map(|(_, public)| public).collect()).await;
+        self.cut(former).await;
         Ok(())
     }
 
@@ -281,11 +294,18 @@ impl Gateway {
         Ok(Claim { gateway: self, public, pair: Pair::default(), networks: Vec::new() })
     }
 
-    /// The device forgets whoever has these keys. The caller has seen to it that nobody is woken by them any more.
-    async fn cut(&self, keys: Vec<PublicKey>) {
+    /// The device forgets whoever has these keys. The caller has seen that nobody is woken by them any more. What they moved
+    /// stays with peers that are there still.
+    async fn cut(&self, keys: Vec<(PeerId, PublicKey)>) {
         let device = Arc::clone(self.device());
         // Not to be put off until one was seen there: it may be waking at this moment.
-        let were_there = keys.iter().filter(|key| device.begin_removing(key)).count();
+        let mut were_there = 0;
+        for (id, key) in keys {
+            if let Some(status) = device.begin_removing(&key) {
+                self.register.note_forgotten(id, &status);
+                were_there += 1;
+            }
+        }
         if were_there > 0
             && let Err(error) = tokio::task::spawn_blocking(move || device.wait_for_all()).await
         {
@@ -318,8 +338,12 @@ struct Draft<'a> {
 impl Claim<'_> {
     /// It is on disk: from now on the device knows it.
     fn fulfil(mut self, row: &PeerRow) {
-        self.gateway.register.rows.write().insert(row);
-        self.gateway.watch(row);
+        let due = {
+            let mut rows = self.gateway.register.rows.write();
+            let place = rows.insert(row);
+            rows.due(place, self.gateway.started, self.gateway.settings.grace.as_secs())
+        };
+        due.into_iter().for_each(|at| self.gateway.deadlines.lock().set(at, row.id));
         (self.pair, self.networks) = (Pair::default(), Vec::new());
     }
 }

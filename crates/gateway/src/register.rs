@@ -1,6 +1,6 @@
 //! What the device asks for: who is registered, and what is seen of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -24,8 +24,11 @@ pub(crate) struct Register {
 
 #[derive(Default)]
 struct Seen {
-    dirty: Vec<PeerId>,
+    /// Peers of whom there is something to write, in the order in which it was first seen.
+    dirty: VecDeque<PeerId>,
     asleep: HashMap<PeerId, Left>,
+    /// What is being written: it counts as seen until the disk has it.
+    writing: HashMap<PeerId, Left>,
 }
 
 /// What is left of a peer that sleeps.
@@ -36,21 +39,36 @@ pub(crate) struct Left {
     pub(crate) sent: u64,
 }
 
+impl Left {
+    /// Both together.
+    fn and_later(self, later: Self) -> Self {
+        Self {
+            endpoint: later.endpoint.or(self.endpoint),
+            received: self.received + later.received,
+            sent: self.sent + later.sent,
+        }
+    }
+}
+
 impl Register {
     pub(crate) fn new(rows: Rows, outdated: UnboundedSender<PeerId>) -> Self {
         Self { rows: RwLock::new(rows), seen: Mutex::default(), outdated }
     }
 
-    /// What was seen since this was last asked.
-    pub(crate) fn take_sightings(&self) -> Vec<Sighting> {
+    /// What was seen and is not yet written, of so many peers at most: others wait meanwhile. The caller says what became
+    /// of it, by [`Self::note_written`] or [`Self::put_back`], before it asks again.
+    pub(crate) fn take_sightings(&self, most: usize) -> Vec<Sighting> {
         let mut rows = self.rows.write();
-        let Seen { dirty, mut asleep } = std::mem::take(&mut *self.seen.lock());
-        let sightings = dirty.into_iter().filter_map(|id| {
+        let mut seen = self.seen.lock();
+        let Seen { dirty, asleep, writing } = &mut *seen;
+        let taken = dirty.len().min(most);
+        let sightings = dirty.drain(..taken).filter_map(|id| {
+            let left = asleep.remove(&id).unwrap_or_default();
             let place = rows.by_id(id)?;
             let former = rows.former(place);
             let row = rows.get_mut(place)?;
             row.dirty = false;
-            let left = asleep.remove(&id).unwrap_or_default();
+            writing.insert(id, left);
             Some(Sighting {
                 id,
                 handshake: row.handshake(),
@@ -65,38 +83,64 @@ impl Register {
         sightings.collect()
     }
 
-    /// These could not be written: they are seen still.
-    pub(crate) fn put_back(&self, sightings: &[Sighting]) {
+    /// What was taken last is on disk.
+    pub(crate) fn note_written(&self) {
+        self.seen.lock().writing.clear();
+    }
+
+    /// What was taken last could not be written: it is seen still.
+    pub(crate) fn put_back(&self) {
         let mut rows = self.rows.write();
-        for sighting in sightings {
-            let Some(place) = rows.by_id(sighting.id) else { continue };
+        let writing = std::mem::take(&mut self.seen.lock().writing);
+        for (id, before) in writing {
+            let Some(place) = rows.by_id(id) else { continue };
             self.mark(&mut rows, place);
-            self.add_left(sighting.id, sighting.endpoint, sighting.received, sighting.sent);
+            let mut seen = self.seen.lock();
+            let left = seen.asleep.entry(id).or_default();
+            *left = before.and_later(*left);
         }
+    }
+
+    /// Of how many peers there is something to write.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.seen.lock().dirty.len()
     }
 
     /// What is to be added to what is written of a peer.
     pub(crate) fn left(&self, id: PeerId) -> Left {
-        self.seen.lock().asleep.get(&id).copied().unwrap_or_default()
+        let seen = self.seen.lock();
+        let of = |part: &HashMap<PeerId, Left>| part.get(&id).copied().unwrap_or_default();
+        of(&seen.writing).and_later(of(&seen.asleep))
+    }
+
+    /// The device has forgotten a key of this peer, and this is how it was.
+    pub(crate) fn note_forgotten(&self, id: PeerId, status: &PeerStatus) {
+        let mut rows = self.rows.write();
+        if let Some(place) = rows.by_id(id) {
+            self.note_left(&mut rows, place, status);
+        }
+    }
+
+    fn note_left(&self, rows: &mut Rows, place: Place, status: &PeerStatus) {
+        // Those that were begun here were not told of when they were answered.
+        if let (Some(row), Some(last)) = (rows.get_mut(place), unix_of(status)) {
+            row.note_handshake(last.max(row.handshake().unwrap_or(0)));
+        }
+        if let Some(id) = self.mark(rows, place) {
+            let mut seen = self.seen.lock();
+            let left = seen.asleep.entry(id).or_default();
+            let PeerStatus { settings, received, sent, .. } = status;
+            *left = left.and_later(Left { endpoint: settings.endpoint, received: *received, sent: *sent });
+        }
     }
 
     /// They are to be written at the next occasion.
     fn mark(&self, rows: &mut Rows, place: Place) -> Option<PeerId> {
         let row = rows.get_mut(place)?;
         if !std::mem::replace(&mut row.dirty, true) {
-            self.seen.lock().dirty.push(row.id);
+            self.seen.lock().dirty.push_back(row.id);
         }
         Some(row.id)
-    }
-}
-
-impl Register {
-    fn add_left(&self, id: PeerId, endpoint: Option<SocketAddr>, received: u64, sent: u64) {
-        let mut seen = self.seen.lock();
-        let left = seen.asleep.entry(id).or_default();
-        left.endpoint = endpoint.or(left.endpoint);
-        left.received += received;
-        left.sent += sent;
     }
 }
 
@@ -140,13 +184,8 @@ impl Directory for Register {
 
     fn note_asleep(&self, status: &PeerStatus) {
         let mut rows = self.rows.write();
-        let Some((place, _)) = rows.find(&status.settings.public) else { return };
-        // Those that were begun here were not told of when they were answered.
-        if let (Some(row), Some(last)) = (rows.get_mut(place), unix_of(status)) {
-            row.note_handshake(last.max(row.handshake().unwrap_or(0)));
-        }
-        if let Some(id) = self.mark(&mut rows, place) {
-            self.add_left(id, status.settings.endpoint, status.received, status.sent);
+        if let Some((place, _)) = rows.find(&status.settings.public) {
+            self.note_left(&mut rows, place, status);
         }
     }
 }

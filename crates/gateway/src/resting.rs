@@ -1,6 +1,6 @@
 //! Addresses that rest between two peers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ const SHARDS: usize = 256;
 /// Taken still, in the order in which they come free, and found by their address.
 #[derive(Debug)]
 pub(crate) struct Resting {
-    order: VecDeque<IpAddr>,
+    order: BTreeSet<(u64, IpAddr)>,
     until: Vec<HashMap<IpAddr, u64>>,
     hash: RandomState,
 }
@@ -20,7 +20,7 @@ pub(crate) struct Resting {
 impl Default for Resting {
     fn default() -> Self {
         let until = std::iter::repeat_with(HashMap::new).take(SHARDS).collect();
-        Self { order: VecDeque::new(), until, hash: RandomState::new() }
+        Self { order: BTreeSet::new(), until, hash: RandomState::new() }
     }
 }
 
@@ -29,12 +29,12 @@ impl Resting {
         self.order.len()
     }
 
-    /// It comes free no sooner than those before it.
     pub(crate) fn add(&mut self, Released { address, until }: Released) {
         let shard = self.shard(address);
-        if self.until[shard].insert(address, until).is_none() {
-            self.order.push_back(address);
+        if let Some(before) = self.until[shard].insert(address, until) {
+            self.order.remove(&(before, address));
         }
+        self.order.insert((until, address));
     }
 
     /// Until when this one rests, if it does.
@@ -44,11 +44,10 @@ impl Resting {
 
     /// The next one that has rested by then.
     pub(crate) fn take_rested(&mut self, now: u64) -> Option<Released> {
-        let address = *self.order.front()?;
-        let until = self.until(address).filter(|until| *until <= now)?;
+        let (until, address) = self.order.first().copied().filter(|(until, _)| *until <= now)?;
+        self.order.pop_first();
         let shard = self.shard(address);
         self.until[shard].remove(&address);
-        self.order.pop_front();
         Some(Released { address, until })
     }
 

@@ -18,7 +18,7 @@ use crate::directory::Directory;
 use crate::mailbox::Mailbox;
 use crate::random::OsRandom;
 use crate::reception::{self, BARRIER_WITHIN, Reception};
-use crate::registry::{PeerSettings, PeerStatus, Registry};
+use crate::registry::{PeerSettings, PeerStatus, Registry, Remote};
 use crate::tenants::Tenants;
 use crate::tun::Queue;
 use crate::udp::Udp;
@@ -206,11 +206,12 @@ impl Device {
         // Whoever was removed and not yet forgotten by all threads.
         let mut leaving = HashSet::new();
         if replace_peers {
-            leaving.extend(self.shared.registry.all().iter().filter_map(|remote| self.revoke(&remote.public)));
+            let all = self.shared.registry.all();
+            leaving.extend(all.iter().filter_map(|remote| Some(self.revoke(&remote.public)?.public)));
         }
         for peer in peers {
             if peer.remove {
-                leaving.extend(self.revoke(&peer.public));
+                leaving.extend(self.revoke(&peer.public).map(|remote| remote.public));
                 continue;
             }
             // It has to begin anew.
@@ -321,17 +322,18 @@ impl Device {
         removed
     }
 
-    /// Begins to remove a peer. Returns whether it was there; then it is gone once [`Self::wait_for_all`] returns.
-    pub fn begin_removing(&self, public: &PublicKey) -> bool {
-        self.revoke(public).is_some()
+    /// Begins to remove a peer. Returns how it was if it was there, without the addresses it had; then it is gone once
+    /// [`Self::wait_for_all`] returns. The directory is not told that it sleeps.
+    pub fn begin_removing(&self, public: &PublicKey) -> Option<PeerStatus> {
+        self.revoke(public).map(|remote| remote.status(self.shared.clock.now()))
     }
 
     /// Takes a peer out, and has the threads forget it. Returns it if it was there.
-    fn revoke(&self, public: &PublicKey) -> Option<PublicKey> {
+    fn revoke(&self, public: &PublicKey) -> Option<Arc<Remote>> {
         let remote = self.shared.registry.remove(public)?;
         self.shared.reception.post(reception::Letter::Forget(*public));
-        self.shared.post(remote.owner, worker::Letter::Revoked(remote));
-        Some(*public)
+        self.shared.post(remote.owner, worker::Letter::Revoked(Arc::clone(&remote)));
+        Some(remote)
     }
 
     /// Waits until every thread has read the letters it has now: within a millisecond, unless one of them hangs.

@@ -41,7 +41,7 @@ pub(crate) use token::{End, Source, Subject, Token};
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// Clients taken at once before those that are there get their turn (docs/decisions/0008).
-const ACCEPTED_AT_ONCE: usize = 4;
+const ACCEPTED_AT_ONCE: i32 = 4;
 /// The loop looks at its timers at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -153,7 +153,7 @@ impl Core {
                         // One that waits for its turn gets no other for having news.
                         if connection.busy { Step::Wait } else { connection.advance(desk) }
                     }),
-                    Subject::Door(number) => self.accept(number as usize)?,
+                    Subject::Door(number) => self.accept(number as usize, ACCEPTED_AT_ONCE)?,
                     Subject::Mailbox => orders = true,
                 }
             }
@@ -172,7 +172,7 @@ impl Core {
                 connections.get(token.index as usize).is_some_and(|connection| connection.token() == token)
             });
             if orders {
-                self.obey();
+                self.obey()?;
             }
             self.reopen_doors()?;
             self.report();
@@ -239,14 +239,16 @@ impl Core {
         connection
     }
 
-    fn accept(&mut self, number: usize) -> io::Result<()> {
-        for _ in 0..ACCEPTED_AT_ONCE {
+    /// Takes in so many of those who wait at a door, at most.
+    fn accept(&mut self, number: usize, most: i32) -> io::Result<()> {
+        for _ in 0..most {
+            let is_watched = self.doors[number].closed_until().is_none();
             match self.doors[number].accept(self.desk.now) {
                 Ok(Some((client, peer))) => self.arrive(number, client, peer),
                 Ok(None) => break,
                 Err(_) => {
                     // Clients go on waiting; watched, the loop would be told of them again and again.
-                    if let Some(acceptor) = self.doors[number].acceptor() {
+                    if let Some(acceptor) = self.doors[number].acceptor().filter(|_| is_watched) {
                         epoll::delete(&self.desk.epoll, acceptor)?;
                     }
                     break;
@@ -297,34 +299,33 @@ impl Core {
         Ok(())
     }
 
-    fn obey(&mut self) {
+    fn obey(&mut self) -> io::Result<()> {
         for order in self.desk.mailbox.take() {
             // Whoever asked may have stopped waiting for the reply.
             match order {
                 Order::Turn(token) => self.serve(token, Connection::advance),
-                Order::Drain => self.drain(),
+                Order::Drain => self.drain()?,
                 Order::List { after, limit, reply } => drop(reply.send(self.list(after, limit))),
                 Order::End { concerns, close, reply } => drop(reply.send(self.end(&concerns, close))),
-                Order::EndSources { from, reply } => drop(reply.send(self.end_sources(&from))),
+                Order::EndSources { from, reply } => drop(reply.send(self.end_sources(&from)?)),
             }
         }
+        Ok(())
     }
 
     /// Turns waiting clients away; once it is time, takes in those whom the kernel had already completed (they would be
     /// reset otherwise) and closes the doors.
-    fn drain(&mut self) {
+    fn drain(&mut self) -> io::Result<()> {
         for token in self.tokens(|connection| connection.record().is_none()) {
             self.serve(token, Connection::advance);
         }
         if self.desk.pop.drain.phase() >= Phase::Draining {
             for number in 0..self.doors.len() {
-                for _ in 0..BACKLOG {
-                    let Ok(Some((client, peer))) = self.doors[number].accept(self.desk.now) else { break };
-                    self.arrive(number, client, peer);
-                }
+                self.accept(number, BACKLOG)?;
                 self.doors[number].close();
             }
         }
+        Ok(())
     }
 
     fn end(&mut self, concerns: &Concerns, close: Close) -> usize {
@@ -335,8 +336,13 @@ impl Core {
         concerned.len()
     }
 
-    /// Ends what peers have or begin at published services.
-    fn end_sources(&mut self, from: &[IpNet]) -> usize {
+    /// Ends what peers have or begin at published services: also what the kernel has completed and is not yet taken in.
+    fn end_sources(&mut self, from: &[IpNet]) -> io::Result<usize> {
+        for number in 0..self.doors.len() {
+            if self.doors[number].listener.is_published {
+                self.accept(number, BACKLOG)?;
+            }
+        }
         let concerned = self.sources.of(from);
         for key in &concerned {
             let Some(connection) = self.connections.get(*key) else { continue };
@@ -346,7 +352,7 @@ impl Core {
             };
             self.serve(connection.token(), |_, _| step);
         }
-        concerned.len()
+        Ok(concerned.len())
     }
 
     fn tokens(&self, concerned: impl Fn(&Connection) -> bool) -> Vec<Token> {
@@ -389,3 +395,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,5 +15,5 @@ mod tests;
 
 pub use error::PeersError;
 pub use journal::{PeerWrite, PeersJournal};
-pub use pages::{PeerFilter, PeerPages};
+pub use pages::{PeerFilter, PeerPage, PeerPages};
 pub use record::{FormerKey, PeerId, PeerRecord, PeerRow, Released, Sighting};

@@ -25,6 +25,11 @@ const PRIVATE_KEYS_FOR: Duration = Duration::from_secs(600);
 const MAX_KEY_BYTES: usize = 255;
 const HEADER: &str = "idempotency-key";
 
+/// A mark on answers that tell of a fault of ours although their status is none: nothing was done, and the next time it may
+/// be.
+#[derive(Clone, Copy)]
+pub(super) struct NothingDone;
+
 /// The request's key, if it has one.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
@@ -146,7 +151,8 @@ impl KnownAnswers {
             Err(error) => return Problem::internal(&error).into_response(),
         };
         let answer = Answer { head, body };
-        if answer.head.status < StatusCode::INTERNAL_SERVER_ERROR {
+        let is_fault = answer.head.extensions.get::<NothingDone>().is_some();
+        if answer.head.status < StatusCode::INTERNAL_SERVER_ERROR && !is_fault {
             lock(&self.book).remember(&ticket, answer.clone(), Instant::now());
         }
         answer.into_response()
@@ -275,6 +281,10 @@ mod tests {
         drop(open(known.claim("k", b"body")));
         let ticket = open(known.claim("k", b"body"));
         known.settle(ticket, StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
+        let ticket = open(known.claim("k", b"body"));
+        let mut answer = StatusCode::OK.into_response();
+        answer.extensions_mut().insert(NothingDone);
+        known.settle(ticket, answer).await;
         drop(open(known.claim("k", b"body")));
     }
 

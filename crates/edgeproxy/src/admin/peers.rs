@@ -13,7 +13,7 @@ use edgeproxy_tunnel::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::caller::Caller;
-use super::idempotency::{self, Claim};
+use super::idempotency::{self, Claim, NothingDone};
 use super::input::{Body, Name, Parameters};
 use super::page::{self, Page};
 use super::peer_fields::PeerFields;
@@ -24,6 +24,8 @@ use crate::config::Scope;
 
 /// Peers of one batch, at most.
 const BATCH_MOST: usize = 1000;
+/// Peers that a dry run tells of, at most.
+const TOLD_MOST: usize = 1000;
 /// Numbers of peers end here, as those of the file's rows do.
 const LAST_NUMBER: u64 = i64::MAX as u64;
 /// How long a replaced key may count.
@@ -92,7 +94,16 @@ struct Outcomes {
 impl Outcomes {
     fn into_answer(self) -> Response {
         let holds_key = |outcome: &Outcome| matches!(outcome, Outcome::Done(new) if new.private_key.is_some());
-        secret::answer(StatusCode::OK, &self, self.items.iter().any(holds_key))
+        let mut answer = secret::answer(StatusCode::OK, &self, self.items.iter().any(holds_key));
+        let statuses = self.items.iter().map(|outcome| match outcome {
+            Outcome::Done(_) => None,
+            Outcome::Failed { status, .. } => Some(*status),
+        });
+        // Where some were done, whoever asks again has to be told of those.
+        if statuses.clone().all(|status| status.is_some()) && statuses.flatten().any(|status| status >= 500) {
+            answer.extensions_mut().insert(NothingDone);
+        }
+        answer
     }
 }
 
@@ -134,7 +145,7 @@ impl New {
             preshared_key: preshared.is_set().then(|| Secret(preshared.to_base64())),
             config: Secret(config),
             existing,
-            peer: Item::of(&Shown { peer, awake: None }),
+            peer: Item { awake: gateway.is_awake(&peer.row), ..Item::of(&Shown { peer, awake: None }) },
         }
     }
 
@@ -169,12 +180,9 @@ pub(super) async fn list(
     // Beyond the numbers that the file can have there is nothing.
     let after = filter.cursor.as_deref().map(page::number_of_cursor).transpose()?.unwrap_or(0).min(LAST_NUMBER);
     let wanted = PeerFilter { name: filter.name, region: filter.region, tag: filter.tag };
-    let shown = gateway.page(PeerId(after), limit + 1, wanted).await?;
-    let page = off_thread(move || {
-        let page = Page::of(shown, limit, |last| page::cursor_of_number(last.peer.row.id.0));
-        Page { items: page.items.iter().map(Item::of).collect(), next: page.next }
-    });
-    Ok(Json(page.await?))
+    let (shown, next) = gateway.page(PeerId(after), limit, wanted).await?;
+    let items = off_thread(move || shown.iter().map(Item::of).collect()).await?;
+    Ok(Json(Page { items, next: next.map(|next| page::cursor_of_number(next.0)) }))
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Name(name): Name) -> Result<Json<Item>, Problem> {
@@ -291,11 +299,13 @@ pub(super) async fn rotate(
             return Err(Problem::field("overlap_s", format!("is longer than {} s", OVERLAP_MOST.as_secs())));
         }
         let rotated = gateway.rotate(id, public, overlap).await?;
-        api.running.peer_metrics.rotated();
-        let key = rotated.peer.row.public;
-        tracing::info!(
-            target: "audit", token = caller.name(), from = %caller.from, peer = %id, public_key = %key, "peer has another key"
-        );
+        if !rotated.existing {
+            api.running.peer_metrics.rotated();
+            let key = rotated.peer.row.public;
+            tracing::info!(
+                target: "audit", token = caller.name(), from = %caller.from, peer = %id, public_key = %key, "peer has another key"
+            );
+        }
         Ok(New::of(rotated, &api, &gateway).into_answer(StatusCode::OK))
     })
     .await
@@ -329,7 +339,10 @@ pub(super) async fn collect(
     caller.needs(Scope::Manage)?;
     to_the_end(async move {
         let gateway = gateway(&api)?;
-        let ended = if dry_run { gateway.ending() } else { gateway.collect().await };
+        let ended = match dry_run {
+            true => off_thread(move || gateway.ending(TOLD_MOST)).await?,
+            false => gateway.collect().await,
+        };
         if !dry_run {
             let peers = ended.len();
             tracing::info!(target: "audit", token = caller.name(), from = %caller.from, peers, "peers were to be collected");

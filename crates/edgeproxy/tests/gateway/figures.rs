@@ -25,7 +25,10 @@ fn what_is_done_is_counted() {
     let path = format!("/api/v1/peers/{}", first["id"].as_str().unwrap());
     client.post("/api/v1/peers:batch", &json!({ "peers": [{}, { "name": "two words" }] })).expect(200);
     client.post("/api/v1/peers", &json!({ "ttl_s": 1 })).expect(201);
-    client.post(&format!("{path}/rotate"), &json!({ "overlap_s": 0 })).expect(200);
+    let rotated = client.post(&format!("{path}/rotate"), &json!({ "overlap_s": 0 })).expect(200);
+    // Asked again, because the answer was lost, it is not changed again.
+    let again = client.post(&format!("{path}/rotate"), &json!({ "public_key": rotated["public_key"] })).expect(200);
+    assert_eq!((&rotated["existing"], &again["existing"]), (&json!(false), &json!(true)));
     client.delete(&path).expect(204);
     assert_eq!(client.get(&path).status, 404);
     assert_eq!(client.post("/api/v1/peers", &json!({ "public_key": "x" })).status, 422);

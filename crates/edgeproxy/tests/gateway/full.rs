@@ -64,10 +64,19 @@ fn a_full_disk_is_told_and_survived() {
     told(client.post(&format!("{path}/rotate"), &json!({})));
     let shown = client.get(&path).expect(200);
     assert_eq!(shown["public_key"], kept["public_key"], "what there is, is as it was");
-    let batch = client.post("/api/v1/peers:batch", &json!({ "peers": [{}, {}] })).expect(200);
-    assert!(batch["items"].as_array().unwrap().iter().all(|item| item["status"] == 507), "{batch}");
+    let mut batch = || {
+        let body = json!({ "peers": [{ "public_key": edgeproxy_tunnel::PublicKey([200; 32]).to_string() }, {}] });
+        let key = "Idempotency-Key: batch";
+        client.ask("POST", "/api/v1/peers:batch", &[key], &body.to_string()).unwrap().expect(200)
+    };
+    let failed = batch();
+    assert!(failed["items"].as_array().unwrap().iter().all(|item| item["status"] == 507), "{failed}");
 
     fs::remove_file(&filler).unwrap();
+    // The same request again: that nothing could be done is not remembered.
+    let done = batch();
+    assert!(done["items"].as_array().unwrap().iter().all(|item| item["existing"] == false), "{done}");
+    assert_eq!(batch(), done, "what was done is");
     let created = client.post("/api/v1/peers", &request).expect(201);
     assert_eq!(created["addresses"][0], request["addresses"][0], "address, key and network are free again");
     client.delete(&path).expect(204);

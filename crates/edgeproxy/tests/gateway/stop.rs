@@ -40,6 +40,11 @@ fn what_was_seen_of_peers_that_are_awake_is_written_when_it_stops() {
         let shown = hub.client().get(&path).expect(200);
         (shown["awake"] == true && shown["bytes_received"].as_u64() > Some(0)).then_some(shown)
     });
+    let again = json!({ "public_key": shown["public_key"] });
+    for asked in ["/api/v1/peers", &format!("{path}/rotate")] {
+        let answer = hub.client().post(asked, &again).expect(200);
+        assert!(answer["existing"] == true && answer["awake"] == true, "{answer}");
+    }
     assert!(hub.stop().success());
     drop(dialled);
 

@@ -3,12 +3,13 @@
 use std::future::poll_fn;
 use std::pin::pin;
 
-use edgeproxy_overlay::{DeviceSettings, Queue, Tenants};
-use edgeproxy_tunnel::{GateSettings, PrivateKey, Random, Tai64N};
+use edgeproxy_overlay::{DeviceSettings, PeerSettings, Queue, Tenants};
+use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey, Random, Tai64N};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::*;
+use crate::collect::Came;
 use crate::request::PeerRequest;
 
 /// Longer than anything here may take.
@@ -70,7 +71,7 @@ async fn a_list_that_takes_long_holds_up_nobody_who_asks_for_one_peer() {
     };
     tokio::time::timeout(LONG, others).await.unwrap();
     drop(reading);
-    assert_eq!(list.await.unwrap().len(), 1);
+    assert_eq!(list.await.unwrap().0.len(), 1);
 }
 
 #[tokio::test]
@@ -115,7 +116,7 @@ async fn keys_of_many_are_changed_at_once_and_those_of_one_in_turn() {
     assert_eq!(gateway.show(ids[5]).await.unwrap().unwrap().peer.row, last, "the disk agrees");
 
     // All that have a former key lose it by one write, and the disk agrees.
-    gateway.end_former(&ids).await.unwrap();
+    gateway.end_former(&ids, |_, _| true).await.unwrap();
     for id in &ids {
         assert!(gateway.peer(*id).unwrap().former.is_none());
         assert!(gateway.singles.lock().await.get(*id).unwrap().unwrap().row.former.is_none());
@@ -136,4 +137,57 @@ async fn a_key_that_was_used_and_replaced_within_one_look_counts_still() {
     gateway.register.note_answered(&third, Tai64N([2; 12]));
     gateway.end_replaced().await;
     assert!(gateway.peer(id).unwrap().former.is_none());
+}
+
+#[tokio::test]
+async fn what_was_seen_of_very_many_is_written_in_pieces_and_never_left_out() {
+    let (_folder, _above, gateway) = start();
+    let register = &gateway.register;
+    let created = gateway.create_all(vec![PeerRequest::default(); 3000]).await;
+    let rows: Vec<_> = created.into_iter().map(|created| created.unwrap().peer.row).collect();
+    let sleeps = |row: &PeerRow, endpoint: &str, bytes: u64| {
+        let (public, endpoint) = (row.public, endpoint.parse().ok());
+        let preshared = PresharedKey::default();
+        let settings = PeerSettings { public, preshared, endpoint, keepalive: None, allowed_ips: Vec::new() };
+        let (greatest, last_handshake, last_handshake_at) = (Tai64N::default(), None, None);
+        let (received, sent) = (bytes, 2 * bytes);
+        edgeproxy_overlay::Directory::note_asleep(
+            &**register,
+            &PeerStatus { settings, last_handshake, last_handshake_at, greatest, received, sent },
+        );
+    };
+    let shown = async |row: &PeerRow| {
+        let peer = gateway.show(row.id).await.unwrap().unwrap().peer;
+        (peer.endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default(), peer.received, peer.sent)
+    };
+    rows.iter().for_each(|row| sleeps(row, "192.0.2.1:1", 5));
+    let taken = register.take_sightings(1000);
+    assert_eq!((taken.len(), register.unwritten()), (1000, 2000));
+    let first = rows.iter().find(|row| row.id == taken[0].id).unwrap();
+    assert_eq!(shown(first).await, ("192.0.2.1:1".to_owned(), 5, 10), "while it is being written");
+    sleeps(first, "192.0.2.2:2", 7);
+    // The disk was full.
+    register.put_back();
+    assert_eq!(register.unwritten(), 3000);
+    let expected = ("192.0.2.2:2".to_owned(), 12, 24);
+    assert_eq!(shown(first).await, expected, "with what was seen last");
+    gateway.settle().await;
+    assert_eq!(register.unwritten(), 0);
+    let on_disk = gateway.singles.lock().await.get(first.id).unwrap().unwrap();
+    assert_eq!((on_disk.received, on_disk.sent), (12, 24));
+    assert_eq!(shown(first).await, expected);
+    assert_eq!(shown(rows.last().unwrap()).await, ("192.0.2.1:1".to_owned(), 5, 10));
+}
+
+#[tokio::test]
+async fn of_very_many_whose_time_is_over_others_wait_for_a_batch_alone() {
+    let (_folder, _above, gateway) = start();
+    let short = PeerRequest { ttl: Some(Duration::from_secs(1)), ..PeerRequest::default() };
+    gateway.create_all(vec![short; 600]).await;
+    let (later, mut ended) = (unix_now() + 60, Vec::new());
+    for (came, left) in [(Came::Halfway, 344), (Came::Halfway, 88), (Came::ToTheEnd, 0)] {
+        assert_eq!(gateway.end_some(later, &mut ended).await, came);
+        assert_eq!((gateway.len(), ended.len()), (left, 600 - left));
+    }
+    assert_eq!(gateway.end_some(later, &mut ended).await, Came::ToTheEnd);
 }

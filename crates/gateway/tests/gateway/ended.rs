@@ -37,7 +37,7 @@ async fn a_peer_whose_time_is_over_is_collected() {
     let up = client.up(&served);
     assert!(up.is_heard(LONG));
     let id = served.gateway.find(&client.public()).unwrap();
-    eventually("time passes", || served.gateway.ending() == [(id, End::Expired)]);
+    eventually("time passes", || served.gateway.ending(1000) == [(id, End::Expired)]);
     assert_eq!(served.gateway.collect().await, [(id, End::Expired)]);
     assert!(!up.is_heard(A_WHILE), "also one that is in use");
     assert_eq!(served.gateway.len(), 1);
@@ -51,7 +51,7 @@ async fn very_many_end_at_once() {
     let short = PeerRequest { ttl: Some(Duration::from_secs(1)), ..PeerRequest::default() };
     served.gateway.create_all(vec![short; 700]).await;
     let kept = Client::create(&served, PeerRequest::default()).await;
-    eventually("time passes", || served.gateway.ending().len() == 700);
+    eventually("time passes", || served.gateway.ending(1000).len() == 700);
     assert_eq!(served.gateway.collect().await.len(), 700);
     assert_eq!(served.gateway.len(), 1);
     assert!(kept.up(&served).is_heard(LONG));
@@ -63,7 +63,7 @@ async fn one_whose_time_is_over_is_not_let_in_even_before_it_is_collected() {
     let served = Served::start(&db, 10);
     let short = PeerRequest { ttl: Some(Duration::from_secs(1)), ..PeerRequest::default() };
     let client = Client::create(&served, short).await;
-    eventually("time passes", || served.gateway.ending().len() == 1);
+    eventually("time passes", || served.gateway.ending(1000).len() == 1);
     assert!(!client.up(&served).is_heard(A_WHILE));
     assert_eq!(served.gateway.device().awake(), 0);
 }
@@ -99,6 +99,47 @@ async fn a_key_is_replaced_without_a_gap() {
     assert!(after.is_heard(LONG));
     assert!(!before.is_heard(A_WHILE), "the successor is in use");
     assert!(after.is_heard(LONG));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_moved_stays_with_it_when_it_gets_another_key() {
+    let (_folder, db) = file();
+    let served = Served::start(&db, 10);
+    let client = Client::create(&served, PeerRequest::default()).await;
+    let id = served.gateway.find(&client.public()).unwrap();
+    let moved = async || {
+        let shown = served.gateway.show(id).await.unwrap().unwrap();
+        assert!(shown.peer.endpoint.is_some() && shown.peer.row.handshake.is_some());
+        (shown.peer.received, shown.peer.sent, shown.awake.is_some())
+    };
+    assert!(client.up(&served).is_heard(LONG));
+    let (received, sent, _) = moved().await;
+    assert!(received > 148 && sent > 92);
+
+    // While the former key counts, what moves by it does.
+    let next = private();
+    let rotated = served.gateway.rotate(id, Some(next.public()), Duration::from_secs(60)).await.unwrap();
+    let (by_former, sent_by_former, is_awake) = moved().await;
+    assert!(by_former >= received && sent_by_former >= sent && is_awake);
+    let after = Client::with(next, &rotated.peer);
+    assert!(after.up(&served).is_heard(LONG));
+    let run = tokio::spawn(std::sync::Arc::clone(&served.gateway).run());
+    eventually("it counts no more", || served.gateway.device().peer(&client.public()).is_none());
+    let (by_both, sent_by_both, _) = moved().await;
+    assert!(by_both > by_former + 148 && sent_by_both > sent_by_former + 92);
+
+    // At once, and on disk.
+    served.gateway.rotate(id, None, Duration::ZERO).await.unwrap();
+    assert!(served.gateway.device().peer(&after.public()).is_none());
+    let last = moved().await;
+    assert!(last.0 >= by_both && last.1 >= sent_by_both && !last.2, "{last:?}");
+    served.gateway.settle().await;
+    assert_eq!(moved().await, last);
+    run.abort();
+    assert!(run.await.unwrap_err().is_cancelled());
+    drop(served);
+    let kept = Served::start(&db, 10).gateway.show(id).await.unwrap().unwrap().peer;
+    assert_eq!((kept.received, kept.sent), (last.0, last.1));
 }
 
 #[tokio::test]

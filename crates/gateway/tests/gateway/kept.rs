@@ -76,6 +76,23 @@ async fn an_initiation_by_a_former_key_is_not_answered_again_by_the_next_process
     assert!(recorder.is_answered(&served, &third));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_rests_no_longer_than_the_quarantine_is_now() {
+    let (_folder, db) = file();
+    let quarantine = |seconds: u64| GatewaySettings { quarantine: Duration::from_secs(seconds), ..settings(&db) };
+    let served = Served::start_with(quarantine(3600), 10);
+    let peer = served.gateway.create(PeerRequest::default()).await.unwrap().peer.row;
+    served.gateway.remove(peer.id).await.unwrap();
+    drop(served);
+    let served = Served::start_with(quarantine(0), 10);
+    assert_eq!(served.gateway.figures().resting, 2);
+    let run = tokio::spawn(std::sync::Arc::clone(&served.gateway).run());
+    eventually("both are to be had again", || served.gateway.figures().resting == 0);
+    run.abort();
+    let request = PeerRequest { addresses: vec![peer.v4.unwrap().into()], ..PeerRequest::default() };
+    assert_eq!(served.gateway.create(request).await.unwrap().peer.row.v4, peer.v4);
+}
+
 #[tokio::test]
 async fn what_the_configuration_has_taken_for_itself_is_told() {
     let (_folder, db) = file();
@@ -113,13 +130,13 @@ async fn lists_come_in_pages() {
     };
     served.gateway.create_all((0..100).map(request).collect()).await;
     let ids = async |filter: PeerFilter| {
-        let (mut ids, mut after) = (Vec::new(), PeerId(0));
-        loop {
-            let page = served.gateway.page(after, 7, filter.clone()).await.unwrap();
-            let Some(last) = page.last() else { return ids };
-            after = last.peer.row.id;
+        let (mut ids, mut after) = (Vec::new(), Some(PeerId(0)));
+        while let Some(from) = after {
+            let (page, next) = served.gateway.page(from, 7, filter.clone()).await.unwrap();
             ids.extend(page.iter().map(|shown| shown.peer.row.id.0));
+            after = next;
         }
+        ids
     };
     let expected = |keep: fn(&u64) -> bool| (0..100).filter(keep).map(|number| number + 1).collect::<Vec<u64>>();
     assert_eq!(ids(PeerFilter::default()).await, expected(|_| true));

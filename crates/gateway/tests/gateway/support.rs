@@ -82,7 +82,7 @@ impl Echoes {
 
 impl Flows for Echoes {
     fn any(&self) -> bool {
-        !self.0.lock().unwrap().is_empty()
+        true
     }
 
     fn cut(&self, of: &[Prefix]) {

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ const GROUP: usize = 512;
 /// After so many writes the log's content is moved to its place, beside the writing.
 const CHECKPOINT_EVERY: usize = 1000;
 /// A log longer than this was outrun: the writing waits until its content is moved. In pages of 4 KiB.
-const LOG_MOST: i64 = 16_384;
+const LOG_MOST: u64 = 16_384;
 /// How long one of our two connections waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What can be written. Done whole or, on an error, not at all.
 #[derive(Debug)]
@@ -81,8 +82,9 @@ impl PeersJournal {
         let next = read_all(&conn, path, &mut each, &mut resting)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (due, wanted) = sync_channel(1);
-        let mover = Mover { conn: connect(path)?, wanted };
-        let writer = Writer { conn, path: path.to_owned(), queue, due, since: 0, _lock: lock };
+        let moving = Arc::default();
+        let mover = Mover { conn: connect(path)?, wanted, moving: Arc::clone(&moving) };
+        let writer = Writer { conn, path: path.to_owned(), queue, due, moving, since: 0, _lock: lock };
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
                 .name(name.to_owned())
@@ -125,6 +127,7 @@ struct Writer {
     path: PathBuf,
     queue: mpsc::Receiver<Job>,
     due: SyncSender<()>,
+    moving: Arc<Mutex<()>>,
     /// Writes since the log was last due.
     since: usize,
     _lock: File,
@@ -169,12 +172,15 @@ impl Writer {
             return;
         }
         self.since = 0;
-        // One that is under way already does as well.
-        let _ = self.due.try_send(());
         let pages = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |log| log.len() / 4096);
-        if i64::try_from(pages).unwrap_or(i64::MAX) > LOG_MOST {
-            let _ = checkpoint(&self.conn, "TRUNCATE");
+        if pages <= LOG_MOST {
+            // One that is under way already does as well.
+            let _ = self.due.try_send(());
+            return;
         }
+        let _turn = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that fails is made up for by the next.
+        let _ = truncate(&self.conn);
     }
 }
 
@@ -182,11 +188,14 @@ impl Writer {
 struct Mover {
     conn: Connection,
     wanted: Receiver<()>,
+    /// Held by the one of the two that moves: the other would do it in vain.
+    moving: Arc<Mutex<()>>,
 }
 
 impl Mover {
     fn run(self) {
         while self.wanted.recv().is_ok() {
+            let _turn = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
             // One that fails is made up for by the next; the writer meets what is wrong with the disk itself.
             let _ = checkpoint(&self.conn, "PASSIVE");
         }
@@ -195,6 +204,14 @@ impl Mover {
 
 fn checkpoint(conn: &Connection, how: &str) -> rusqlite::Result<()> {
     conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(()))
+}
+
+/// Moves what is in the log, and makes it short. Waits for nobody who reads: then it stays long until the next time.
+pub(super) fn truncate(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(Duration::ZERO)?;
+    let moved = checkpoint(conn, "TRUNCATE");
+    conn.busy_timeout(PATIENCE)?;
+    moved
 }
 
 /// Returns how many rows that touched.
@@ -378,7 +395,7 @@ fn lock(path: &Path) -> Result<File, PeersError> {
     Ok(lock)
 }
 
-fn connect(path: &Path) -> Result<Connection, PeersError> {
+pub(super) fn connect(path: &Path) -> Result<Connection, PeersError> {
     let open = || -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;

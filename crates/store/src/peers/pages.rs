@@ -8,6 +8,10 @@ use super::error::PeersError;
 use super::record::{PeerId, PeerRecord};
 use super::schema::{MORE_COLUMNS, ROW_COLUMNS, VERSION, record_of};
 
+/// Peers looked at for one page, each some microseconds: where a filter lets few of them through, a page has fewer than it
+/// may, and other lists have their turn.
+const LOOKED_AT_MOST: usize = 10_000;
+
 /// Which peers are listed: those for which all that is named holds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct PeerFilter {
@@ -17,6 +21,15 @@ pub struct PeerFilter {
     pub region: Option<String>,
     /// With this tag.
     pub tag: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct PeerPage {
+    /// Those of it, perhaps none.
+    pub records: Vec<PeerRecord>,
+    /// The list goes on above this number. `None`: this was its end.
+    pub next: Option<PeerId>,
 }
 
 /// Reads beside the one who writes. Calls block for as long as the disk takes.
@@ -61,31 +74,38 @@ impl PeerPages {
         }
     }
 
-    /// Up to `limit` peers whose number is above `after`, by number.
+    /// Up to `limit` peers whose number is above `after`, by number. Looks at no more than so many, whatever the filter:
+    /// what is left is on the next page.
     ///
     /// # Errors
     /// [`PeersError`].
-    pub fn page(&self, after: PeerId, limit: usize, filter: &PeerFilter) -> Result<Vec<PeerRecord>, PeersError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        // In the order of the tag's peers, so that nothing is sorted, however many have it.
-        let (tables, mut rules) = match filter.tag {
-            Some(_) => ("peer_tags CROSS JOIN peers ON id = peer", vec!["peer > ?", "tag = ?"]),
-            None => ("peers", vec!["id > ?"]),
-        };
-        let order = if filter.tag.is_some() { "peer" } else { "id" };
-        let mut values: Vec<&dyn ToSql> = vec![&after];
-        values.extend(filter.tag.iter().map(|tag| tag as &dyn ToSql));
-        for (rule, value) in [("name = ?", &filter.name), ("region = ?", &filter.region)] {
-            if let Some(value) = value {
-                rules.push(rule);
-                values.push(value);
+    pub fn page(&self, after: PeerId, limit: usize, filter: &PeerFilter) -> Result<PeerPage, PeersError> {
+        let failed = PeersError::at(&self.path);
+        // By the index of what few have in common; the others of its words are looked at here. Always in the order of
+        // the numbers, so that nothing is sorted.
+        let (from, id, word) = match filter {
+            PeerFilter { name: Some(name), .. } => ("peers WHERE name = ?2 AND", "id", Some(name)),
+            PeerFilter { tag: Some(tag), .. } => {
+                ("peer_tags CROSS JOIN peers ON id = peer WHERE tag = ?2 AND", "peer", Some(tag))
             }
+            PeerFilter { region: Some(region), .. } => ("peers WHERE region = ?2 AND", "id", Some(region)),
+            _ => ("peers WHERE", "id", None),
+        };
+        let query = format!("SELECT {ROW_COLUMNS}, {MORE_COLUMNS} FROM {from} {id} > ?1 ORDER BY {id}");
+        let values: Vec<&dyn ToSql> = std::iter::once(&after as &dyn ToSql).chain(word.map(|word| word as _)).collect();
+        let mut statement = self.conn.prepare_cached(&query).map_err(failed)?;
+        let mut rows = statement.query(&values[..]).map_err(failed)?;
+        let (mut page, mut looked, mut last) = (PeerPage::default(), 0, after);
+        while let Some(row) = rows.next().map_err(failed)? {
+            if page.records.len() == limit || looked == LOOKED_AT_MOST {
+                page.next = Some(last);
+                break;
+            }
+            let record = record_of(row, &self.path)?;
+            (looked, last) = (looked + 1, record.row.id);
+            page.records.extend(filter.lets_through(&record).then_some(record));
         }
-        values.push(&limit);
-        let rules = rules.join(" AND ");
-        let query =
-            format!("SELECT {ROW_COLUMNS}, {MORE_COLUMNS} FROM {tables} WHERE {rules} ORDER BY {order} LIMIT ?");
-        self.read(&query, &values)
+        Ok(page)
     }
 
     /// One of them.
@@ -94,17 +114,17 @@ impl PeerPages {
     /// [`PeersError`].
     pub fn get(&self, id: PeerId) -> Result<Option<PeerRecord>, PeersError> {
         let query = format!("SELECT {ROW_COLUMNS}, {MORE_COLUMNS} FROM peers WHERE id = ?");
-        Ok(self.read(&query, &[&id])?.pop())
-    }
-
-    fn read(&self, query: &str, values: &[&dyn ToSql]) -> Result<Vec<PeerRecord>, PeersError> {
         let failed = PeersError::at(&self.path);
-        let mut statement = self.conn.prepare_cached(query).map_err(failed)?;
-        let mut rows = statement.query(values).map_err(failed)?;
-        let mut records = Vec::new();
-        while let Some(row) = rows.next().map_err(failed)? {
-            records.push(record_of(row, &self.path)?);
-        }
-        Ok(records)
+        let mut statement = self.conn.prepare_cached(&query).map_err(failed)?;
+        let mut rows = statement.query([&id]).map_err(failed)?;
+        rows.next().map_err(failed)?.map(|row| record_of(row, &self.path)).transpose()
+    }
+}
+
+impl PeerFilter {
+    fn lets_through(&self, record: &PeerRecord) -> bool {
+        let is = |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || wanted == has;
+        let has_tag = self.tag.as_ref().is_none_or(|tag| record.tags.contains(tag));
+        is(&self.name, &record.name) && is(&self.region, &record.region) && has_tag
     }
 }

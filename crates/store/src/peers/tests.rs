@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Instant;
 
 use edgeproxy_tunnel::{PresharedKey, PublicKey, Tai64N};
 use rusqlite::Connection;
@@ -127,6 +128,64 @@ async fn the_log_is_shortened_beside_the_writing() {
         let mode = std::fs::metadata(crate::stamp::beside(&path, suffix)).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600, "{suffix:?} holds secrets");
     }
+}
+
+#[tokio::test]
+async fn to_shorten_the_log_waits_for_nobody_who_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    let (journal, ..) = open(&path);
+    journal.write(PeerWrite::Add(vec![record(1)])).await.unwrap();
+    // A reader sees the file as it was until it is done.
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM peers").unwrap();
+    journal.write(PeerWrite::Add(vec![record(2)])).await.unwrap();
+    let (log, writer) = (crate::stamp::beside(&path, "-wal"), journal::connect(&path).unwrap());
+    let began = Instant::now();
+    journal::truncate(&writer).unwrap();
+    assert!(began.elapsed() < journal::PATIENCE / 2, "{:?}", began.elapsed());
+    assert_ne!(std::fs::metadata(&log).unwrap().len(), 0, "it is read");
+    let patience: u64 = writer.query_row("PRAGMA busy_timeout", [], |row| row.get(0)).unwrap();
+    assert_eq!(u128::from(patience), journal::PATIENCE.as_millis(), "as before");
+    reader.execute_batch("COMMIT").unwrap();
+    journal::truncate(&writer).unwrap();
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_page_looks_at_no_more_than_it_may_and_the_list_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("peers.db");
+    let (journal, ..) = open(&path);
+    const MANY: u64 = 25_000;
+    let named = |id: u64| PeerRecord {
+        name: Some(if id == MANY { "last" } else { "ci" }.to_owned()),
+        region: id.is_multiple_of(5000).then(|| "fra".to_owned()),
+        ..record(id)
+    };
+    journal.write(PeerWrite::Add((1..=MANY).map(named).collect())).await.unwrap();
+    let pages = PeerPages::open(&path).unwrap();
+    let word = |word: &str| Some(word.to_owned());
+    let all = |limit: usize, filter: PeerFilter| {
+        let (mut ids, mut count, mut after) = (Vec::new(), 0, Some(PeerId(0)));
+        while let Some(from) = after {
+            let page = pages.page(from, limit, &filter).unwrap();
+            assert!(page.records.len() <= limit && page.next.is_none_or(|next| next > from));
+            ids.extend(page.records.iter().map(|record| record.row.id.0));
+            (count, after) = (count + 1, page.next);
+        }
+        (ids, count)
+    };
+    let five = vec![5000, 10_000, 15_000, 20_000, 25_000];
+    let (tag, region) = (word("a"), word("fra"));
+    assert_eq!(all(9, PeerFilter { tag: tag.clone(), region: region.clone(), name: None }), (five.clone(), 3));
+    assert_eq!(all(9, PeerFilter { name: word("ci"), region: region.clone(), tag: None }), (five[..4].to_vec(), 3));
+    assert_eq!(all(5, PeerFilter { region: region.clone(), ..PeerFilter::default() }), (five.clone(), 1));
+    assert_eq!(all(2, PeerFilter { region, ..PeerFilter::default() }), (five, 3));
+    // However many have the tag, those of the name are few.
+    assert_eq!(all(9, PeerFilter { name: word("last"), tag: tag.clone(), region: None }), (vec![MANY], 1));
+    assert_eq!(all(9, PeerFilter { name: word("nobody"), tag, region: None }), (vec![], 1));
+    assert_eq!(all(1000, PeerFilter::default()), ((1..=MANY).collect(), 25));
 }
 
 #[test]

@@ -7,6 +7,9 @@ use super::odd_answer;
 use crate::admin_client::AdminClient;
 use crate::commands::{Failure, say};
 
+/// Peers that a dry run tells of at most, as the API has it.
+const TOLD_MOST: usize = 1000;
+
 /// Ends the peers whose time is over, by --ttl or --idle-ttl; the gateway does so by itself, a moment later
 #[derive(clap::Args)]
 pub(super) struct Gc {
@@ -41,10 +44,12 @@ impl Gc {
         let rows: Vec<_> = ended.into_iter().map(|Ended { id, why }| [id, why]).collect();
         say::table(["id", "why"], &rows);
         let done = if self.dry_run { "would end" } else { "ended" };
-        say::aside(format_args!(
-            "{} {done}",
-            if rows.is_empty() { "no peer".to_owned() } else { rows.len().to_string() }
-        ));
+        let count = match rows.len() {
+            0 => "no peer".to_owned(),
+            count if self.dry_run && count >= TOLD_MOST => format!("{count} or more"),
+            count => count.to_string(),
+        };
+        say::aside(format_args!("{count} {done}"));
         Ok(())
     }
 }
