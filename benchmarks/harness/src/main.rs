@@ -26,6 +26,7 @@ mod session;
 mod site;
 mod socket;
 mod statistics;
+mod storage;
 mod summary;
 mod table;
 mod turn;
@@ -73,6 +74,8 @@ enum Command {
     Overlay(Overlay),
     /// Measure how a gateway creates peers beside few and beside very many.
     Peers(Overlay),
+    /// Measure uploads to an object store beside other programs.
+    Storage(Overlay),
     /// Serve as the backend of the other commands.
     #[command(hide = true)]
     Backend {
@@ -180,6 +183,11 @@ fn execute(command: Command) -> Result<ExitCode, Failure> {
             };
             in_namespace(&run.common, prepare, |site| measure_peers(&run, &cache, site))
         }
+        Command::Storage(Overlay { cache, run }) => {
+            let cache = cache.unwrap_or_else(overlay::default_cache);
+            let prepare = || if run.common.no_install { Ok(()) } else { storage::prepare(&cache) };
+            in_namespace(&run.common, prepare, |site| measure_storage(&run, &cache, site))
+        }
     }
 }
 
@@ -249,6 +257,18 @@ fn measure_peers(run: &Run, cache: &Path, site: &Site) -> Result<(), Failure> {
     let report = registration::run(site, &plan, other.as_deref())?;
     let date = today();
     let folder = folder(&run.common, site, &date, &format!("{}-peers", machine.tag()))?;
+    let markdown = report.to_markdown(&date, &machine.title());
+    folder.write("summary.md", &markdown)?;
+    folder.write("summary.json", &serde_json::to_string_pretty(&report).context("cannot write JSON")?)?;
+    folder.write("machine.md", &machine.to_markdown(site, &[], CLOSING))?;
+    print_result(&run.common, &report, &markdown, &folder)
+}
+
+fn measure_storage(run: &Run, cache: &Path, site: &Site) -> Result<(), Failure> {
+    let machine = Machine::read(site.cores);
+    let report = storage::run(site, &storage::Plan::new(run.rounds, run.common.quick, &run.case)?, cache)?;
+    let date = today();
+    let folder = folder(&run.common, site, &date, &format!("{}-storage", machine.tag()))?;
     let markdown = report.to_markdown(&date, &machine.title());
     folder.write("summary.md", &markdown)?;
     folder.write("summary.json", &serde_json::to_string_pretty(&report).context("cannot write JSON")?)?;

@@ -7,6 +7,7 @@
 //! fleet/    the regions, and asking all of them at once
 //! report/   tables, charts, pages, files
 //! compare   two saved runs
+//! storage/  object storage: uploads, measured; its own endpoints, reports and pages
 //! ```
 
 pub mod compare;
@@ -15,5 +16,6 @@ pub mod fleet;
 pub mod report;
 mod sample;
 pub mod service;
+pub mod storage;
 
 pub use sample::{Sample, Summary};

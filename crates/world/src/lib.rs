@@ -8,6 +8,7 @@
 //! [`wan`] the distances, and a [`Star`] all of it around a WireGuard hub.
 
 mod backend;
+mod bucket;
 mod census;
 mod client;
 mod deadline;
@@ -23,6 +24,7 @@ mod ten;
 pub mod wan;
 
 pub use backend::{Backend, Behaviour};
+pub use bucket::{Bucket, Fault, Operation};
 pub use census::Census;
 pub use client::{Client, Ending, Header};
 pub use deadline::{LONG, eventually, within};

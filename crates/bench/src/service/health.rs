@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::Service;
 use super::benchmark::REGION_HEADER;
+use crate::storage::ENDPOINTS;
 
 #[derive(Serialize)]
 struct Health {
@@ -46,17 +47,26 @@ pub(super) async fn info(State(service): State<Arc<Service>>) -> Response {
     ([(REGION_HEADER, service.region_header())], Json(info)).into_response()
 }
 
-/// A trivial query of the near database, or of the primary where that is not there.
+/// A trivial query of the near database, or of the primary where that is not there, and what there is to ask. A service
+/// without a database is well without.
 pub(super) async fn trivial_query(State(service): State<Arc<Service>>) -> Response {
     let answer = match (&service.near, &service.database) {
         (Some(near), _) => near.read(ReadPolicy::Any, "SELECT 1").await.map(drop).map_err(|error| error.to_string()),
         (None, Some(database)) => database.ask().await,
-        (None, None) => Err("Database not configured".to_owned()),
+        (None, None) => Ok(()),
     };
+    let databases =
+        [("GET", "/api/rds/benchmark", "measures the database"), ("GET", "/api/rds/health", "whether it answers")];
+    let endpoints: Vec<_> = ENDPOINTS
+        .into_iter()
+        .chain(databases)
+        .map(|(method, path, what)| json!({ "method": method, "path": path, "description": what }))
+        .collect();
     match answer {
-        Ok(()) => Json(json!({ "status": "ok" })).into_response(),
+        Ok(()) => Json(json!({ "status": "ok", "endpoints": endpoints })).into_response(),
         Err(message) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "error", "message": message }))).into_response()
+            let body = json!({ "status": "error", "message": message, "endpoints": endpoints });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use edgeproxy_bench::service::{self, Connections, Service, Settings};
+use edgeproxy_bench::storage::Uploads;
 use edgeproxy_overlay::{Acceptor, ListenSettings, Overlay, OverlayError, Sockets, Way};
 use rustix::io::Errno;
 use tokio::io::Interest;
@@ -29,13 +30,17 @@ const OVERLAY_MODE: &str = "EDGEPROXY_OVERLAY_MODE";
 const BACKLOG: u32 = 128;
 /// Pause after an accept that failed, as it does when descriptors run out.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+/// How long an upload that was cut off may take to leave the store.
+const UPLOADS_SETTLE: Duration = Duration::from_secs(3);
 
 /// Runs the service of a region: measures its database over HTTP when it is asked to
 ///
 /// Has no flags, as platforms tell by environment variables: FLY_REGION, FLY_ALLOC_ID, PORT; DB_HOST, DB_PORT, DB_USER,
 /// DB_PASSWORD, DB_NAME, DB_SSLMODE for the database that is measured, without DB_HOST none is; DATABASE_URL and
 /// PRIMARY_REGION for the one that `/` asks; EDGEPROXY_OVERLAY, a wg-quick file or a folder with one for each region, for
-/// the way there; EDGEPROXY_STATUS, EDGEPROXY_LOG. An overlay that cannot be had is told, and the rest runs without.
+/// the way there; AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and S3_BUCKET or BUCKET_NAME
+/// for the object store that uploads go to, EDGEPROXY_STORAGE_TOKEN for who may ask for them; EDGEPROXY_STATUS,
+/// EDGEPROXY_LOG. An overlay that cannot be had is told, and the rest runs without.
 #[derive(Args)]
 pub(crate) struct Backend {}
 
@@ -87,7 +92,8 @@ async fn serve(settings: Settings, way: Option<Result<Way, OverlayError>>) -> Re
     let inside = settings.overlay.as_deref().zip(way).and_then(|(path, way)| bring_up(path, &settings.region, way));
     let (region, instance) = (settings.region.clone(), settings.instance.clone());
     let service = Service::start(settings, Arc::new(Ways::new(inside.clone())));
-    let connections = Connections::new(service.router());
+    let uploads = Uploads::from_environment(|name| variable(name).and_then(|value| value.into_string().ok()));
+    let connections = Connections::new(service.router().merge(uploads.router()));
     if let Some(overlay) = &inside {
         listen_inside(overlay, port, &connections);
     }
@@ -99,6 +105,7 @@ async fn serve(settings: Settings, way: Option<Result<Way, OverlayError>>) -> Re
     }
     // Those who are being measured for would wait in vain; the rows are removed by the next run.
     service.settle().await;
+    uploads.settle(UPLOADS_SETTLE).await;
     tracing::info!("backend stopped");
     Ok(())
 }

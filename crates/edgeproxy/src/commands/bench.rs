@@ -7,6 +7,7 @@ use clap::Subcommand;
 mod compare;
 mod db;
 mod progress;
+mod storage;
 
 /// Measures from every region, and compares what was measured
 #[derive(clap::Args)]
@@ -18,6 +19,7 @@ pub(crate) struct Bench {
 #[derive(Subcommand)]
 enum Action {
     Db(Box<db::Db>),
+    Storage(Box<storage::Storage>),
     Compare(compare::Compare),
 }
 
@@ -26,6 +28,7 @@ impl Bench {
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.action {
             Action::Db(db) => db.run(),
+            Action::Storage(storage) => storage.run(),
             Action::Compare(compare) => compare.run(),
         };
         match done {

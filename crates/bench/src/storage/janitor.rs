@@ -1,0 +1,216 @@
+//! What must happen after a run however it ended: uploads aborted, objects deleted. Also when nobody waits any more.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use hyper::Method;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::answer::Entry;
+use super::failure::{Failure, Step};
+use super::line::Line;
+use super::meter::Sent;
+use super::request::Call;
+use super::store::Store;
+use super::troubles::Troubles;
+
+/// Keys of all objects begin so.
+pub(super) const PREFIX: &str = "speed-test/";
+/// Younger ones may belong to a run that goes on.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Does the work of runs that were dropped, on the runtime they were dropped on.
+#[derive(Clone, Default)]
+pub struct Janitor(Arc<Mutex<JoinSet<()>>>);
+
+impl Janitor {
+    /// With nothing to do.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Waits until all is tidy, or `limit` is over; whether it is.
+    pub async fn finish(&self, limit: Duration) -> bool {
+        let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
+    }
+
+    fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            tracing::warn!(
+                "storage: the process ends with an upload in the store; the next run removes it after a day"
+            );
+            return;
+        };
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(work, &runtime);
+    }
+}
+
+/// What is in the store because of a run, until it is removed or kept on purpose.
+pub(super) struct Left {
+    janitor: Janitor,
+    store: Arc<Store>,
+    key: String,
+    state: State,
+    /// An answer was lost that may have named an upload.
+    unnamed: bool,
+}
+
+enum State {
+    Nothing,
+    Upload(String),
+    Object,
+}
+
+impl Left {
+    /// Nothing yet.
+    pub(super) fn new(store: &Arc<Store>, janitor: &Janitor, key: &str) -> Self {
+        Self {
+            janitor: janitor.clone(),
+            store: store.clone(),
+            key: key.to_owned(),
+            state: State::Nothing,
+            unnamed: false,
+        }
+    }
+
+    /// A request goes out that begins an upload.
+    pub(super) fn beginning(&mut self) {
+        self.unnamed = true;
+    }
+
+    /// None was begun that has no name.
+    pub(super) fn all_named(&mut self) {
+        self.unnamed = false;
+    }
+
+    pub(super) fn upload(&mut self, id: &str) {
+        self.state = State::Upload(id.to_owned());
+    }
+
+    pub(super) fn object(&mut self) {
+        self.state = State::Object;
+    }
+
+    /// The object is wanted.
+    pub(super) async fn keep(mut self) -> Result<(), Failure> {
+        self.state = State::Nothing;
+        self.remove().await
+    }
+
+    /// Removes it and waits for that; what fails is told, and left to the sweep of a later run.
+    pub(super) async fn remove(mut self) -> Result<(), Failure> {
+        let state = std::mem::replace(&mut self.state, State::Nothing);
+        let unnamed = std::mem::take(&mut self.unnamed);
+        remove(&self.store, &self.key, &state, unnamed).await
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let state = std::mem::replace(&mut self.state, State::Nothing);
+        let unnamed = self.unnamed;
+        if matches!(state, State::Nothing) && !unnamed {
+            return;
+        }
+        let (store, key) = (self.store.clone(), std::mem::take(&mut self.key));
+        self.janitor.later(async move {
+            if let Err(failure) = remove(&store, &key, &state, unnamed).await {
+                tracing::warn!(%failure, key, "storage: left behind; a later run removes it after a day");
+            }
+        });
+    }
+}
+
+async fn remove(store: &Arc<Store>, key: &str, state: &State, unnamed: bool) -> Result<(), Failure> {
+    let mut line = Line::new(store, &Troubles::default());
+    match state {
+        State::Nothing => {}
+        State::Upload(id) => abort(&mut line, key, id).await?,
+        State::Object => delete(&mut line, key).await?,
+    }
+    if unnamed {
+        let uploads = line.ask(Step::List, 0, || list("uploads", key)).await?.answer();
+        for entry in uploads.entries("Upload").filter(|entry| entry.field("Key") == Some(key)) {
+            abort(&mut line, key, entry.field("UploadId").unwrap_or_default()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Multipart uploads by `uploads`, objects by `list-type`.
+fn list(what: &'static str, prefix: &str) -> (Call, Option<Sent>) {
+    let call = Call::new(Method::GET, None).query(what, if what == "uploads" { "" } else { "2" });
+    (call.query("prefix", prefix), None)
+}
+
+async fn abort(line: &mut Line, key: &str, id: &str) -> Result<(), Failure> {
+    let call = || (Call::new(Method::DELETE, Some(key)).query("uploadId", id), None);
+    gone(line.ask(Step::Abort, 0, call).await.map(drop))
+}
+
+async fn delete(line: &mut Line, key: &str) -> Result<(), Failure> {
+    gone(line.ask(Step::Delete, 0, || (Call::new(Method::DELETE, Some(key)), None)).await.map(drop))
+}
+
+/// What is not there need not be removed.
+fn gone(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(failure) if matches!(failure.code(), "NoSuchUpload" | "NoSuchKey") => Ok(()),
+        result => result,
+    }
+}
+
+/// What earlier runs left, and this one removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// Multipart uploads that were neither completed nor aborted.
+    pub uploads: u32,
+    /// Objects.
+    pub objects: u32,
+}
+
+/// Removes what lies under `speed-test/` for more than a day, at most a thousand of each kind. What failed is told beside:
+/// keys may be allowed to write and not to list, and not every store lists uploads.
+pub async fn sweep(store: &Arc<Store>) -> (Swept, Vec<Failure>) {
+    let mut line = Line::new(store, &Troubles::default());
+    let mut swept = Swept::default();
+    let uploads = sweep_uploads(&mut line, &mut swept).await;
+    let objects = sweep_objects(&mut line, &mut swept).await;
+    (swept, [uploads, objects].into_iter().filter_map(Result::err).collect())
+}
+
+async fn sweep_uploads(line: &mut Line, swept: &mut Swept) -> Result<(), Failure> {
+    let uploads = line.ask(Step::List, 0, || list("uploads", PREFIX)).await?.answer();
+    for entry in uploads.entries("Upload").filter(|entry| is_left(entry, "Initiated")) {
+        if let Some((key, id)) = entry.field("Key").zip(entry.field("UploadId")) {
+            abort(line, key, id).await?;
+            swept.uploads += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn sweep_objects(line: &mut Line, swept: &mut Swept) -> Result<(), Failure> {
+    let objects = line.ask(Step::List, 0, || list("list-type", PREFIX)).await?.answer();
+    for entry in objects.entries("Contents").filter(|entry| is_left(entry, "LastModified")) {
+        if let Some(key) = entry.field("Key") {
+            delete(line, key).await?;
+            swept.objects += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Ours by its key, and old. What has no time that can be read stays.
+fn is_left(entry: &Entry<'_>, time: &str) -> bool {
+    let age = entry
+        .field(time)
+        .and_then(|time| humantime::parse_rfc3339_weak(time).ok())
+        .and_then(|time| SystemTime::now().duration_since(time).ok());
+    entry.field("Key").is_some_and(|key| key.starts_with(PREFIX)) && age.is_some_and(|age| age > LEFT_BEHIND)
+}

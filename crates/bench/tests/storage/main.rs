@@ -1,0 +1,7 @@
+//! Uploads to stores that work, and to stores that do not.
+
+mod encrypted;
+mod failing;
+mod servers;
+mod support;
+mod working;
