@@ -80,6 +80,7 @@ tools:
 		rm -rf $(TOOLS)/build; \
 	} || echo "no s3s-fs to test against: it cannot be built"
 	@[ -e $(TOOLS)/s3rver/node_modules/s3rver ] || { \
+		{ command -v npm >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends npm; }; } && \
 		npm install --silent --no-audit --no-fund --prefix $(TOOLS)/s3rver $(S3RVER) >/dev/null; \
 	} || echo "no s3rver to test against: npm is not here, or cannot fetch it"
 
