@@ -72,6 +72,10 @@ impl Verdict {
 /// Each site of either run; those of `before` first.
 pub fn compare(before: &Run, after: &Run, threshold_percent: f64) -> Vec<Difference> {
     let mut differences = Vec::new();
+    // What the later run was not asked for has not been lost.
+    let left_out = after.asked.split('&').any(|parameter| parameter == "phases=off");
+    let compared: Vec<_> =
+        COMPARED.into_iter().filter(|operation| !(left_out && *operation == Operation::Transaction)).collect();
     for row in &before.rows {
         let later = after.rows.iter().find(|other| other.site.name == row.site.name);
         let later = later.and_then(|row| row.measured());
@@ -88,7 +92,7 @@ pub fn compare(before: &Run, after: &Run, threshold_percent: f64) -> Vec<Differe
             (None, Some(_)) => differences.push(whole(Verdict::New)),
             (Some(_), None) => differences.push(whole(Verdict::Lost)),
             (Some(earlier), Some(later)) => {
-                differences.extend(operations(&row.site.name, earlier, later, threshold_percent));
+                differences.extend(operations(&row.site.name, earlier, later, &compared, threshold_percent));
                 if earlier.failures() == 0 && later.failures() > 0 {
                     differences.push(whole(Verdict::Failing));
                 }
@@ -109,8 +113,14 @@ pub fn compare(before: &Run, after: &Run, threshold_percent: f64) -> Vec<Differe
     differences
 }
 
-fn operations(site: &str, before: &Measured, after: &Measured, threshold_percent: f64) -> Vec<Difference> {
-    let differences = COMPARED.iter().filter_map(|operation| {
+fn operations(
+    site: &str,
+    before: &Measured,
+    after: &Measured,
+    compared: &[Operation],
+    threshold_percent: f64,
+) -> Vec<Difference> {
+    let differences = compared.iter().filter_map(|operation| {
         let [before, after] = [before, after].map(|measured| measured.sample(*operation).summary());
         if before.count == 0 && after.count == 0 {
             return None;
@@ -191,6 +201,23 @@ mod tests {
         let wild: Vec<f64> = (0..20).map(|at| if at % 3 == 0 { 50.0 } else { 50.0 + f64::from(at) * 20.0 }).collect();
         assert_eq!(verdicts(&run(|_| Some(wild.clone())), &run(|_| Some(steady(200.0))))[0], Verdict::Same);
         assert_eq!(verdicts(&run(|_| Some(vec![1.0; 5])), &run(|_| Some(vec![9.0; 5])))[0], Verdict::TooFew);
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_not_lost() {
+        let with_transactions = |mut run: Run| {
+            for row in &mut run.rows {
+                if let Outcome::Measured(measured) = &mut row.outcome {
+                    measured.samples.insert(Operation::Transaction, Sample(vec![1.0; 10]));
+                }
+            }
+            run
+        };
+        let plain = || run(|_| Some(vec![1.0; 10]));
+        let before = with_transactions(plain());
+        assert!(verdicts(&before, &plain()).contains(&Verdict::Lost));
+        let after = Run { asked: "iterations=10&phases=off".to_owned(), ..plain() };
+        assert_eq!(verdicts(&before, &after), [Verdict::Same; 3]);
     }
 
     #[test]

@@ -6,13 +6,17 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+mod admission;
 mod http;
 mod outcome;
 mod run;
 
 pub use http::{AskError, Origin, OriginError};
 pub use outcome::{Measured, Outcome, Row, Run};
+pub(crate) use run::VERSION;
 pub use run::{Course, News, PARALLEL, run};
+
+use admission::plain;
 
 /// Port of the service where an address has none.
 pub const PORT: u16 = 8080;
@@ -80,27 +84,18 @@ pub enum FleetError {
     },
 }
 
-const fn ten(
-    region: &'static str,
-    address: &'static str,
-    location: &'static str,
-    country: &'static str,
-) -> [&'static str; 4] {
-    [region, address, location, country]
-}
-
 /// The ten regions at the addresses that `edgeproxy overlay init` gives them.
 const TEN: [[&str; 4]; 10] = [
-    ten("gru", "10.50.1.1", "Sao Paulo", "BR"),
-    ten("iad", "10.50.2.1", "Virginia", "US"),
-    ten("ord", "10.50.2.2", "Chicago", "US"),
-    ten("lax", "10.50.2.3", "Los Angeles", "US"),
-    ten("lhr", "10.50.3.1", "London", "GB"),
-    ten("fra", "10.50.3.2", "Frankfurt", "DE"),
-    ten("cdg", "10.50.3.3", "Paris", "FR"),
-    ten("nrt", "10.50.4.1", "Tokyo", "JP"),
-    ten("sin", "10.50.4.2", "Singapore", "SG"),
-    ten("syd", "10.50.4.3", "Sydney", "AU"),
+    ["gru", "10.50.1.1", "Sao Paulo", "BR"],
+    ["iad", "10.50.2.1", "Virginia", "US"],
+    ["ord", "10.50.2.2", "Chicago", "US"],
+    ["lax", "10.50.2.3", "Los Angeles", "US"],
+    ["lhr", "10.50.3.1", "London", "GB"],
+    ["fra", "10.50.3.2", "Frankfurt", "DE"],
+    ["cdg", "10.50.3.3", "Paris", "FR"],
+    ["nrt", "10.50.4.1", "Tokyo", "JP"],
+    ["sin", "10.50.4.2", "Singapore", "SG"],
+    ["syd", "10.50.4.3", "Sydney", "AU"],
 ];
 
 impl Default for Fleet {
@@ -145,8 +140,14 @@ impl Fleet {
         if fleet.sites.is_empty() {
             return senseless("has no [[site]]".to_owned());
         }
+        for text in [&mut fleet.source, &mut fleet.database].into_iter().flatten() {
+            *text = plain(text);
+        }
         let mut names = BTreeSet::new();
         for site in &mut fleet.sites {
+            for text in [&mut site.name, &mut site.region, &mut site.address, &mut site.location] {
+                *text = plain(text);
+            }
             if site.name.is_empty() {
                 site.name.clone_from(&site.region);
             }
@@ -185,6 +186,8 @@ mod tests {
         let site = "[[site]]\nregion = \"lhr\"\naddress = \"10.50.3.1\"\n";
         let fleet = Fleet::parse("f", site).unwrap();
         assert_eq!((fleet.sites[0].name.as_str(), fleet.sites[0].location.as_str()), ("lhr", ""));
+        let steering = Fleet::parse("f", &format!("source = \"a\\u001bb\"\n{site}location = \"c\\nd\"")).unwrap();
+        assert_eq!((steering.source.as_deref(), steering.sites[0].location.as_str()), (Some("a b"), "c d"));
         for (text, part) in [
             ("", "missing field `site`"),
             ("site = []", "no [[site]]"),

@@ -8,10 +8,8 @@ use serde::{Deserialize, Serialize};
 const P50_NEEDS: usize = 2;
 const P95_NEEDS: usize = 20;
 const P99_NEEDS: usize = 100;
-/// Below, even the smallest and the largest value do not enclose the median in 95 of 100 cases.
-const INTERVAL_NEEDS: usize = 6;
-/// Half the width of a 95 % interval, in standard deviations.
-const Z_95: f64 = 1.96;
+/// How likely the median may lie beyond one end of a 95 % interval.
+const TAIL: f64 = 0.025;
 
 /// Latencies in ms, in the order they were measured.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -70,10 +68,10 @@ impl Sample {
             mean,
             max,
             sd,
-            p50: at(0.50, P50_NEEDS),
+            p50: (count >= P50_NEEDS).then(|| median(&sorted)),
             p95: at(0.95, P95_NEEDS),
             p99: at(0.99, P99_NEEDS),
-            p50_interval: (count >= INTERVAL_NEEDS).then(|| interval(&sorted)),
+            p50_interval: interval(&sorted),
         }
     }
 }
@@ -103,12 +101,27 @@ fn rank(position: f64, count: usize) -> usize {
     (position.ceil().clamp(1.0, float(count)) as usize) - 1
 }
 
-/// By order statistics: how many of `n` values lie below the median is binomial, whatever their distribution.
-fn interval(sorted: &[f64]) -> (f64, f64) {
+/// The value in the middle, or the mean of the two there.
+fn median(sorted: &[f64]) -> f64 {
+    let upper = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[upper] } else { f64::midpoint(sorted[upper - 1], sorted[upper]) }
+}
+
+/// By order statistics: how many of the values lie below the median is binomial, whatever their distribution. From the
+/// largest rank that the median lies below in no more than [`TAIL`] of all cases to the same rank from the other end. `None`:
+/// not even the smallest and the largest value enclose it that often.
+fn interval(sorted: &[f64]) -> Option<(f64, f64)> {
     let count = sorted.len();
-    let half = Z_95 * float(count).sqrt() / 2.0;
-    let middle = float(count) / 2.0;
-    (sorted[rank(middle - half, count)], sorted[rank(middle + half, count)])
+    // As logarithms: from 1075 values on, 2^-n is 0.
+    let mut exactly = -float(count) * std::f64::consts::LN_2;
+    let mut fewer = exactly.exp();
+    let mut rank = 0;
+    while fewer <= TAIL {
+        rank += 1;
+        exactly += (float(count + 1 - rank) / float(rank)).ln();
+        fewer += exactly.exp();
+    }
+    (rank > 0).then(|| (sorted[rank - 1], sorted[count - rank]))
 }
 
 #[cfg(test)]
@@ -125,11 +138,11 @@ mod tests {
         let one = sample([7]).summary();
         assert_eq!((one.count, one.min, one.mean, one.max, one.p50, one.sd), (1, 7.0, 7.0, 7.0, None, None));
         let ten = sample(1..=10).summary();
-        assert_eq!((ten.p50, ten.p95, ten.p99), (Some(5.0), None, None));
+        assert_eq!((ten.p50, ten.p95, ten.p99), (Some(5.5), None, None));
         let twenty = sample(1..=20).summary();
         assert_eq!((twenty.p95, twenty.p99), (Some(19.0), None));
         let hundred = sample((1..=100).rev()).summary();
-        assert_eq!((hundred.p50, hundred.p95, hundred.p99), (Some(50.0), Some(95.0), Some(99.0)));
+        assert_eq!((hundred.p50, hundred.p95, hundred.p99), (Some(50.5), Some(95.0), Some(99.0)));
         assert!((hundred.mean - 50.5).abs() < 1e-9 && (hundred.sd.unwrap() - 29.011).abs() < 0.001);
     }
 
@@ -137,9 +150,13 @@ mod tests {
     fn the_interval_encloses_the_median() {
         assert_eq!(sample(1..=5).summary().p50_interval, None);
         // As tables of order statistics have it.
-        for (count, expected) in [(6, (1.0, 6.0)), (10, (2.0, 9.0)), (100, (41.0, 60.0))] {
+        for (count, low) in [(6, 1), (7, 1), (8, 1), (9, 2), (10, 2), (15, 4), (20, 6), (25, 8), (50, 18), (100, 40)] {
+            let expected = (f64::from(low), f64::from(count + 1 - low));
             assert_eq!(sample(1..=count).summary().p50_interval, Some(expected), "{count}");
         }
+        // Far beyond what an f64 has as a power of two; by the normal distribution, 4,901.5 and 5,099.5.
+        let (low, high) = sample(1..=10_000).summary().p50_interval.unwrap();
+        assert!((4_900.0..=4_903.0).contains(&low) && (low + high - 10_001.0).abs() < 1e-9, "{low} {high}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use axum::routing::get;
 use edgeproxy_postgres::{Reach, RegionPool};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use crate::db::{Plan, RunId};
@@ -52,6 +52,8 @@ pub struct Service {
     running: Mutex<Option<Arc<Running>>>,
     /// Tells that it has ended.
     over: Notify,
+    /// True: it is to end, and none is to begin.
+    stopping: watch::Sender<bool>,
     /// Runs whose rows may be left.
     owed: Mutex<Vec<RunId>>,
     metrics: Metrics,
@@ -90,7 +92,8 @@ impl Service {
         }
         let metrics = Metrics::default();
         let (running, over, owed) = (Mutex::default(), Notify::new(), Mutex::default());
-        Arc::new(Self { settings, database, near, reach, running, over, owed, metrics })
+        let stopping = watch::Sender::new(false);
+        Arc::new(Self { settings, database, near, reach, running, over, stopping, owed, metrics })
     }
 
     /// The endpoints.
@@ -105,8 +108,10 @@ impl Service {
             .with_state(Arc::clone(self))
     }
 
-    /// Waits until the run that goes on has removed its rows, for as long as platforms wait before they kill.
+    /// Ends the run that goes on, begins no other, and waits until its rows are removed: for as long as platforms wait
+    /// before they kill.
     pub async fn settle(&self) {
+        self.stopping.send_replace(true);
         let over = async {
             loop {
                 // Before the look: what ends in between is heard.

@@ -1,5 +1,6 @@
 //! Bringing the overlay up as the configuration says. Where that fails it is told, and the rest runs without.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -76,13 +77,24 @@ fn tell(overlay: &Overlay) {
 
 /// What the file says; its notes are told.
 fn read(path: &Path, region: &str) -> Result<WgQuick, Vec<String>> {
-    let file = file(path, region).map_err(|error| vec![error])?;
-    let config =
-        WgQuick::read(&file).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let config = parse(path, region)?;
     for note in &config.notes {
         tracing::warn!("{note}");
     }
     Ok(config)
+}
+
+fn parse(path: &Path, region: &str) -> Result<WgQuick, Vec<String>> {
+    let file = file(path, region).map_err(|error| vec![error])?;
+    WgQuick::read(&file).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+/// The addresses inside of whoever starts a spoke with the same.
+///
+/// # Errors
+/// What is wrong with the file, a line each.
+pub(crate) fn own_addresses(path: &Path, region: &str) -> Result<Vec<IpAddr>, Vec<String>> {
+    Ok(parse(path, region)?.interface.addresses.iter().map(|(address, _)| *address).collect())
 }
 
 fn try_start(config: &Config, path: &Path, way: Result<Way, OverlayError>) -> Result<Started, Vec<String>> {

@@ -262,6 +262,10 @@ async fn database_and_backend_are_reached_through_the_overlay() {
     let measured = &run["rows"][0]["outcome"]["measured"];
     assert_eq!((&measured["region"], &measured["db_host"]), (&"lhr".into(), &"10.50.0.1".into()), "{run}");
     assert_eq!(measured["samples"]["insert"].as_array().unwrap().len(), 5);
+    let taken = ["--overlay", &files, "--region", "lhr", "--overlay-mode", "netstack"];
+    let refused = bench(&[&["db", "--backend", &inside], &taken[..]].concat());
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("would take its place"), "{}", text(&refused.stderr));
     // Published: a backend has 256 MB. A debug build needs more than a release build.
     let resident = fs::read_to_string(format!("/proc/{}/status", backend.child.id())).unwrap();
     let peak = resident.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -88,6 +88,17 @@ fn ten_regions_measure_their_database() {
     assert!(std::fs::read_to_string(picture).unwrap().starts_with("<svg"));
 }
 
+#[test]
+fn a_place_where_no_picture_can_be_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for place in [folder.path().to_owned(), folder.path().join("nowhere").join("picture.svg")] {
+        let output = demo(&["--picture", place.to_str().unwrap()]).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no picture at"), "{output:?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 /// Without PostgreSQL the rest runs, and it is told what would help.
 #[test]
 fn what_cannot_run_here_is_named() {

@@ -111,6 +111,9 @@ fn startup(server: &Server) -> Config {
     // TLS is there already, or is not wanted; for the library the line is ready as it is.
     config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
     config.application_name(&server.application);
+    if let Some(options) = &server.options {
+        config.options(options);
+    }
     if let Some(user) = &server.user {
         config.user(user);
     }

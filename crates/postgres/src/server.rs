@@ -36,6 +36,9 @@ pub struct Server {
     pub region: Option<String>,
     /// What the server shows in its list of sessions.
     pub application: String,
+    /// What the startup packet asks of the session, as `-c statement_timeout=10s`: costs no round trip. A pooler in
+    /// between may refuse it.
+    pub options: Option<String>,
     /// Longest time for all of a connect, from the name to the end of the login.
     pub connect_timeout: Duration,
 }
@@ -88,6 +91,7 @@ impl Server {
             tls: TlsMode::Disable,
             region: None,
             application: APPLICATION.to_owned(),
+            options: None,
             connect_timeout: CONNECT_TIMEOUT,
         }
     }
@@ -145,6 +149,13 @@ impl Server {
     #[must_use]
     pub fn application(mut self, application: impl Into<String>) -> Self {
         self.application = application.into();
+        self
+    }
+
+    /// What the startup packet asks of the session.
+    #[must_use]
+    pub fn options(mut self, options: impl Into<String>) -> Self {
+        self.options = Some(options.into());
         self
     }
 

@@ -2,6 +2,9 @@
 
 use edgeproxy_postgres::tokio_postgres;
 
+/// SQLSTATE of a statement that the server has ended, for its statement_timeout.
+const QUERY_CANCELED: &str = "57014";
+
 /// A failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -43,6 +46,15 @@ impl Fault {
             Self::WrongAnswer => "wrong_answer",
         }
         .to_owned()
+    }
+
+    /// Whether there was no result in time: we waited no longer, or the server was quicker to say so.
+    pub(super) fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Sql { code, .. } => code == QUERY_CANCELED,
+            _ => false,
+        }
     }
 
     /// Whether the connection cannot be used any more: an answer may still be on its way, or none will come.

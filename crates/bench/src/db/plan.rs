@@ -18,7 +18,7 @@ pub enum Mode {
     /// One flight for a statement with parameters, whose types are given.
     #[default]
     One,
-    /// As lib/pq does by default: parse and describe, wait, then bind and execute. No warm-up either.
+    /// As lib/pq does by default: parse and describe, wait, then bind and execute.
     Pq,
 }
 
@@ -57,6 +57,8 @@ pub struct Plan {
     pub near: bool,
     /// Which comes after which.
     pub order: Order,
+    /// Rounds that do not count come first.
+    pub warm_up: bool,
     /// Transactions and prepared statements are measured beside.
     pub phases: bool,
     /// Faults are answered by a status of their own, not by 200.
@@ -82,6 +84,7 @@ impl Default for Plan {
             read: ReadKind::default(),
             near: false,
             order: Order::default(),
+            warm_up: true,
             phases: true,
             strict: false,
             patience: PATIENCE,
@@ -111,12 +114,17 @@ impl Plan {
             (Some(0), _) | (None, Mode::One) => Order::Interleaved,
             _ => Order::Blocks,
         };
+        let warm_up = match one_of("warmup", "on off")? {
+            Some(position) => position == 0,
+            None => mode == Mode::One,
+        };
         Ok(Self {
             iterations,
             mode,
             read: if one_of("read", "count one")? == Some(1) { ReadKind::One } else { ReadKind::Count },
             near: one_of("reads", "primary near")? == Some(1),
             order,
+            warm_up,
             phases: one_of("phases", "on off")? != Some(1),
             strict: one_of("status", "published strict")? == Some(1),
             patience: PATIENCE,
@@ -125,15 +133,16 @@ impl Plan {
 
     /// The same as parameters; [`read`](Self::read) of them gives it again, but for its patience.
     pub fn query(&self) -> String {
-        let Self { iterations, mode, read, near, order, phases, strict, patience: _ } = self;
+        let Self { iterations, mode, read, near, order, warm_up, phases, strict, patience: _ } = self;
         let mode = if *mode == Mode::Pq { "pq" } else { "one" };
         let read = if *read == ReadKind::One { "one" } else { "count" };
         let near = if *near { "near" } else { "primary" };
         let order = if *order == Order::Blocks { "blocks" } else { "interleaved" };
-        let phases = if *phases { "on" } else { "off" };
+        let [warm_up, phases] = [warm_up, phases].map(|is_on| if *is_on { "on" } else { "off" });
         let status = if *strict { "strict" } else { "published" };
         format!(
-            "iterations={iterations}&mode={mode}&read={read}&reads={near}&order={order}&phases={phases}&status={status}"
+            "iterations={iterations}&mode={mode}&read={read}&reads={near}&order={order}&warmup={warm_up}&phases={phases}\
+             &status={status}"
         )
     }
 }
@@ -168,8 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn what_lib_pq_does_comes_in_blocks() {
+    fn what_lib_pq_does_comes_in_blocks_and_cold_unless_asked_otherwise() {
         assert_eq!(plan("mode=pq").unwrap().order, Order::Blocks);
+        assert!(!plan("mode=pq").unwrap().warm_up && plan("mode=pq&warmup=on").unwrap().warm_up);
+        assert!(plan("mode=one").unwrap().warm_up && !plan("warmup=off").unwrap().warm_up);
         assert_eq!(plan("mode=pq&order=interleaved").unwrap().order, Order::Interleaved);
         assert_eq!(plan("order=blocks").unwrap().order, Order::Blocks);
     }

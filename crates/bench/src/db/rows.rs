@@ -1,7 +1,7 @@
 //! The rows that a run writes: how they are known again, and removed.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgeproxy_postgres::tokio_postgres::Client;
 use edgeproxy_postgres::tokio_postgres::types::Type;
@@ -63,6 +63,12 @@ pub struct Cleanup {
     pub leftovers: u64,
     /// Why rows are left. They are removed by the next run, or once they are a day old.
     pub error: Option<String>,
+}
+
+/// Lets statements take so long. What was `interrupted` may be a transaction, in which a removal would come to nothing.
+pub(super) async fn begin_removal(client: &Client, interrupted: bool, within: Duration) -> Result<(), Fault> {
+    let rollback = if interrupted { "ROLLBACK; " } else { "" };
+    Ok(client.batch_execute(&format!("{rollback}SET statement_timeout = {}", within.as_millis())).await?)
 }
 
 /// Removes the rows of these runs; how many there were.

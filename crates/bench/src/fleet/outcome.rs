@@ -76,6 +76,35 @@ pub struct Measured {
     pub notes: Vec<String>,
 }
 
+impl Run {
+    /// Puts a later run over the same sites together with this one, as if each site had been asked once more.
+    #[must_use]
+    pub fn joined(mut self, later: Self) -> Self {
+        self.requests += later.requests;
+        for row in later.rows {
+            if let Some(earlier) = self.rows.iter_mut().find(|earlier| earlier.site.name == row.site.name) {
+                earlier.outcome.join(row.outcome);
+            }
+        }
+        self
+    }
+}
+
+impl Outcome {
+    /// What was measured counts; a failure beside it is a note.
+    fn join(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (Self::Measured(earlier), Self::Measured(later)) => earlier.join(*later),
+            (Self::Measured(earlier), Self::Failed(error)) => earlier.notes.push(error.to_string()),
+            (Self::Failed(error), Self::Measured(mut later)) => {
+                later.notes.push(error.to_string());
+                *self = Self::Measured(later);
+            }
+            (Self::Failed(_), Self::Failed(_)) => {}
+        }
+    }
+}
+
 impl Row {
     /// What was measured, if anything was.
     pub fn measured(&self) -> Option<&Measured> {
@@ -103,6 +132,24 @@ impl Measured {
         Some(middle(operation)? / middle(Operation::Probe).filter(|probe| *probe > 0.0)?)
     }
 
+    fn join(&mut self, later: Self) {
+        let Self { region, db_host, timestamp, samples, connect, first, phases, errors, timeouts, removed, notes } =
+            later;
+        (self.region, self.db_host, self.timestamp) = (region, db_host, timestamp);
+        for (operation, sample) in samples {
+            self.samples.entry(operation).or_default().0.extend(sample.0);
+        }
+        self.connect.0.extend(connect.0);
+        self.first.0.extend(first.0);
+        self.phases = phases.or(self.phases);
+        for (kind, count) in errors {
+            *self.errors.entry(kind).or_default() += count;
+        }
+        self.timeouts += timeouts;
+        self.removed += removed;
+        self.notes.extend(notes);
+    }
+
     pub(super) fn add(&mut self, answer: Answer) {
         let Answer { region, db_host, timestamp, read_latencies, insert_latencies, latencies, .. } = answer;
         (self.region, self.db_host, self.timestamp) = (region, db_host, timestamp);
@@ -122,5 +169,44 @@ impl Measured {
             self.removed += cleanup.deleted + cleanup.leftovers;
             self.notes.extend(cleanup.error.map(|reason| format!("rows are left: {reason}")));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::Fleet;
+
+    fn run(of: [Option<f64>; 3]) -> Run {
+        let rows = Fleet::default().sites.into_iter().zip(of).map(|(site, value)| {
+            let outcome = match value {
+                Some(value) => {
+                    let samples = BTreeMap::from([(Operation::Insert, Sample(vec![value]))]);
+                    Outcome::Measured(Box::new(Measured { samples, ..Measured::default() }))
+                }
+                None => Outcome::Failed(AskError::Late(10)),
+            };
+            Row { site, outcome }
+        });
+        Run {
+            version: 1,
+            started: String::new(),
+            asked: String::new(),
+            requests: 1,
+            source: String::new(),
+            database: String::new(),
+            rows: rows.collect(),
+        }
+    }
+
+    #[test]
+    fn two_runs_are_one_and_a_failure_is_not_lost() {
+        let joined = run([Some(1.0), Some(2.0), None]).joined(run([Some(3.0), None, Some(4.0)]));
+        assert_eq!(joined.requests, 2);
+        let found = |at: usize| {
+            let measured = joined.rows[at].measured().unwrap();
+            (measured.sample(Operation::Insert).0, measured.notes.len())
+        };
+        assert_eq!([found(0), found(1), found(2)], [(vec![1.0, 3.0], 0), (vec![2.0], 1), (vec![4.0], 1)]);
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use edgeproxy_postgres::Reach;
 use futures_util::future::join_all;
 
+use super::admission::{admitted, plain};
 use super::http::{AskError, Asker, Origin};
 use super::outcome::{Measured, Outcome, Row, Run};
 use super::{Fleet, PORT, Site};
@@ -13,7 +14,7 @@ use crate::db::Plan;
 use crate::service::Answer;
 
 /// Version of the saved form.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// Sites that are asked at once, where nobody says.
 pub const PARALLEL: usize = 10;
 /// For a connection to a service, as published.
@@ -114,8 +115,9 @@ async fn request(asker: &mut Asker, plan: &Plan) -> Result<Answer, AskError> {
     let path = format!("/api/rds/benchmark?{}", plan.query());
     let (status, body) = asker.get(&path, patience(plan)).await?;
     let answer: Answer = serde_json::from_slice(&body).map_err(|error| {
-        AskError::Broken(format!("status {status}, and what came is no answer of a backend: {error}"))
+        AskError::Broken(plain(&format!("status {status}, and what came is no answer of a backend: {error}")))
     })?;
+    let answer = admitted(answer)?;
     match (&answer.error, &answer.message) {
         (Some(error), Some(message)) => Err(AskError::Refused(format!("{error}: {message}"))),
         (Some(error), None) if answer.errors.is_empty() => Err(AskError::Refused(error.clone())),

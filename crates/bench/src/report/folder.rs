@@ -8,7 +8,7 @@ use super::chart::ChartError;
 use super::log::{LogError, log};
 use super::published::Marks;
 use super::{chart, csv, honest, notes, page, ranked, table};
-use crate::fleet::Run;
+use crate::fleet::{Run, VERSION};
 
 /// The run itself, from which all the rest can be made again.
 pub const RUN_FILE: &str = "run.json";
@@ -33,6 +33,14 @@ pub enum FolderError {
         path: PathBuf,
         #[allow(missing_docs)]
         error: serde_json::Error,
+    },
+    /// It is a run of another form.
+    #[error("{path}: is a saved run of version {version}; {VERSION} is known")]
+    Version {
+        #[allow(missing_docs)]
+        path: PathBuf,
+        #[allow(missing_docs)]
+        version: u32,
     },
     #[allow(missing_docs)]
     #[error(transparent)]
@@ -81,7 +89,11 @@ pub fn save(run: &Run, folder: &Path) -> Result<(), FolderError> {
 pub fn read_run(path: &Path) -> Result<Run, FolderError> {
     let path = if path.is_dir() { path.join(RUN_FILE) } else { path.to_owned() };
     let bytes = fs::read(&path).map_err(|error| FolderError::Io { path: path.clone(), error })?;
-    serde_json::from_slice(&bytes).map_err(|error| FolderError::Odd { path, error })
+    match serde_json::from_slice::<Run>(&bytes) {
+        Ok(run) if run.version == VERSION => Ok(run),
+        Ok(Run { version, .. }) => Err(FolderError::Version { path, version }),
+        Err(error) => Err(FolderError::Odd { path, error }),
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +111,10 @@ mod tests {
         assert!(read_run(folder.path()).unwrap_err().to_string().contains("run.json"));
         let odd = read_run(&path.join("table.md")).unwrap_err().to_string();
         assert!(odd.contains("is no saved run"), "{odd}");
+        let newer = path.join("newer.json");
+        fs::write(&newer, serde_json::to_vec(&Run { version: 2, ..example() }).unwrap()).unwrap();
+        assert!(read_run(&newer).unwrap_err().to_string().contains("of version 2; 1 is known"));
+        fs::remove_file(&newer).unwrap();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 6);
     }
 }

@@ -74,8 +74,8 @@ mod tests {
         let text = honest(&example()).markdown();
         let lhr: Vec<_> = text.lines().find(|line| line.contains("lhr")).unwrap().split('|').map(str::trim).collect();
         // Two samples: a median, no more.
-        assert_eq!(lhr[3..9], ["50.90", "n/a", "n/a", "100.00", "n/a", "n/a"], "{text}");
-        assert_eq!(lhr[9..16], ["50.00", "1.02", "2.00", "n/a", "200.00", "n/a", "0"], "{text}");
+        assert_eq!(lhr[3..9], ["51.45", "n/a", "n/a", "100.50", "n/a", "n/a"], "{text}");
+        assert_eq!(lhr[9..16], ["50.00", "1.03", "2.01", "n/a", "200.00", "n/a", "0"], "{text}");
         assert!(text.lines().any(|line| line.contains("sin")), "{text}");
     }
 

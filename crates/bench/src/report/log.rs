@@ -34,7 +34,8 @@ pub(super) fn log(run: &Run) -> Result<Vec<u8>, LogError> {
             let name = format!("{}.{}", row.site.name, operation.name()).replace([',', ' ', '\n', '\r'], "_");
             let Some(tag) = Tag::new(&name) else { return Err(LogError(format!("{name:?} is no tag"))) };
             let histogram = histogram(sample)?;
-            let took = Duration::from_secs_f64(sample.0.iter().sum::<f64>() / 1000.0);
+            let took = Duration::try_from_secs_f64(sample.0.iter().sum::<f64>() / 1000.0);
+            let took = took.map_err(|error| LogError(format!("{name}: {error}")))?;
             writer.write_histogram(&histogram, Duration::ZERO, took, Some(tag)).map_err(|error| failed(&error))?;
         }
     }
@@ -59,6 +60,19 @@ mod tests {
 
     use super::*;
     use crate::report::published::tests::example;
+
+    #[test]
+    fn what_is_no_time_is_an_error() {
+        for odd in [-1.0, 1e300, f64::NAN] {
+            let mut run = example();
+            let Some(crate::fleet::Outcome::Measured(measured)) = run.rows.get_mut(0).map(|row| &mut row.outcome)
+            else {
+                panic!("it is measured");
+            };
+            measured.samples.insert(crate::db::Operation::Read, Sample(vec![odd]));
+            assert!(log(&run).is_err(), "{odd}");
+        }
+    }
 
     #[test]
     fn what_is_written_can_be_read() {

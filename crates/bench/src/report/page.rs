@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::chart::{ChartError, chart};
 use super::honest::{honest, notes};
-use super::published::{Marks, figures, title};
+use super::published::{Marks, by_insert, figures, title};
 use super::table::{Table, two_decimals};
-use crate::fleet::{Row, Run};
+use crate::fleet::Run;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#222}\
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}th,td{padding:.25rem .7rem;border-bottom:1px \
@@ -49,13 +49,9 @@ pub fn page(run: &Run) -> Result<String, ChartError> {
 }
 
 fn ranked(run: &Run) -> Table {
-    let mut rows: Vec<&Row> = run.rows.iter().collect();
-    let insert = |row: &&Row| figures(row).map_or(f64::INFINITY, |(insert, _)| insert);
-    rows.sort_by(|a, b| insert(a).total_cmp(&insert(b)));
-    let cells = rows.into_iter().zip(1_u32..).map(|(row, rank)| {
+    let cells = by_insert(run).into_iter().map(|(rank, row)| {
         let (insert, read) = figures(row).unzip();
         let site = &row.site;
-        let rank = insert.map(|_| rank.to_string()).unwrap_or_default();
         let place = format!("{} {}", Marks::Unicode.flag(&site.country), site.location);
         vec![rank, site.name.clone(), place, two_decimals(insert), two_decimals(read)]
     });

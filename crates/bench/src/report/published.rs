@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::table::escaped;
 use crate::db::Operation;
 use crate::fleet::AskError;
 use crate::fleet::{Outcome, Row, Run};
@@ -61,7 +62,8 @@ pub fn table(run: &Run, marks: Marks) -> String {
         let _ = writeln!(
             text,
             "| {flag:<FLAG_WIDTH$} | {:<6} | {:<13} | {insert:>11} | {read:>9} |",
-            site.region, site.location
+            escaped(&site.region),
+            escaped(&site.location)
         );
     }
     text
@@ -77,16 +79,11 @@ pub fn ranked(run: &Run, marks: Marks) -> String {
     let mut text = String::from(
         "| Flag | Region | Location | Insert (ms) | Read (ms) | Rank |\n|:----:|:------:|----------|:-----------:|:---------:|:----:|\n",
     );
-    let mut rows: Vec<&Row> = run.rows.iter().collect();
-    let key = |row: &&Row| figures(row).map_or(f64::INFINITY, |(insert, _)| insert);
-    rows.sort_by(|a, b| key(a).total_cmp(&key(b)));
-    let quickest_read = rows.iter().filter_map(|row| Some(figures(row)?.1)).min_by(f64::total_cmp);
-    for (index, row) in rows.into_iter().enumerate() {
+    let quickest_read = run.rows.iter().filter_map(|row| Some(figures(row)?.1)).min_by(f64::total_cmp);
+    for (rank, row) in by_insert(run) {
         let (mut insert, mut read) = cells(row);
-        let mut rank = String::new();
         if let Some((_, of_read)) = figures(row) {
-            rank = (index + 1).to_string();
-            if index == 0 {
+            if rank == "1" {
                 insert = format!("**{insert}**");
             }
             if Some(of_read) == quickest_read {
@@ -95,9 +92,23 @@ pub fn ranked(run: &Run, marks: Marks) -> String {
         }
         let site = &row.site;
         let flag = marks.flag(&site.country);
-        let _ = writeln!(text, "| {flag} | {} | {} | {insert} | {read} | {rank} |", site.region, site.location);
+        let _ = writeln!(
+            text,
+            "| {flag} | {} | {} | {insert} | {read} | {rank} |",
+            escaped(&site.region),
+            escaped(&site.location)
+        );
     }
     text
+}
+
+/// Sites with their rank, the quickest first; those without an insert come last, without a rank.
+pub(super) fn by_insert(run: &Run) -> Vec<(String, &Row)> {
+    let insert = |row: &&Row| figures(row).map(|(insert, _)| insert);
+    let mut rows: Vec<&Row> = run.rows.iter().collect();
+    rows.sort_by(|a, b| insert(a).unwrap_or(f64::INFINITY).total_cmp(&insert(b).unwrap_or(f64::INFINITY)));
+    let ranked = rows.into_iter().zip(1_u32..);
+    ranked.map(|(row, rank)| (insert(&row).map(|_| rank.to_string()).unwrap_or_default(), row)).collect()
 }
 
 /// Average insert and smallest read, in ms.

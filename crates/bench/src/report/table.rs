@@ -14,7 +14,9 @@ pub struct Table {
 impl Table {
     /// Markdown, each line ended.
     pub fn markdown(&self) -> String {
-        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column)).map(String::as_str);
+        let rows: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
+        let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column)).map(String::as_str);
         let widths: Vec<usize> = self
             .columns
             .iter()
@@ -29,7 +31,7 @@ impl Table {
             let _ = write!(text, "|{:-<1$}{2}", "", width + 1, if *is_number { ":" } else { "-" });
         }
         text.push_str("|\n");
-        for row in &self.rows {
+        for row in &rows {
             self.line(&mut text, row, &widths);
         }
         text
@@ -41,6 +43,11 @@ impl Table {
         }
         text.push_str("|\n");
     }
+}
+
+/// A cell of its own, whatever is in it.
+pub(super) fn escaped(cell: &str) -> String {
+    cell.replace('|', "\\|")
 }
 
 /// Two decimals, as published; "n/a": the sample does not carry it.
@@ -56,7 +63,7 @@ mod tests {
     fn columns_stand_below_each_other() {
         let rows = vec![vec!["lhr".to_owned(), "1.00".to_owned()], vec!["a|b".to_owned(), "100.00".to_owned()]];
         let table = Table { columns: vec![("Region", false), ("ms", true)], rows };
-        let expected = "| Region |     ms |\n|--------|-------:|\n| lhr    |   1.00 |\n| a|b    | 100.00 |\n";
+        let expected = "| Region |     ms |\n|--------|-------:|\n| lhr    |   1.00 |\n| a\\|b   | 100.00 |\n";
         assert_eq!(table.markdown(), expected);
     }
 }

@@ -72,12 +72,17 @@ impl Service {
         };
         let running = match self.begin(plan) {
             Ok(running) => running,
-            Err(other) => return (StatusCode::CONFLICT, Json(self.busy(&other))).into_response(),
+            Err(NoTurn::Running(other)) => return (StatusCode::CONFLICT, Json(self.busy(&other))).into_response(),
+            Err(NoTurn::Stopping) => {
+                return (StatusCode::SERVICE_UNAVAILABLE, Json(self.refusal("Stopping", None))).into_response();
+            }
         };
         // On its own: somebody who hangs up leaves no rows behind, and no second run beside the first.
         let run = tokio::spawn(Arc::clone(self).run(database, running));
         match run.await {
-            Ok(Ok(answer)) if answer.error.is_none() => Json(answer).into_response(),
+            Ok(Ok(answer)) if answer.read_latencies.count() > 0 && answer.insert_latencies.count() > 0 => {
+                Json(answer).into_response()
+            }
             Ok(Ok(answer)) => (status(StatusCode::BAD_GATEWAY), Json(answer)).into_response(),
             Ok(Err(message)) => {
                 let refusal = self.refusal("Database not configured", Some(message));
@@ -90,11 +95,14 @@ impl Service {
         }
     }
 
-    /// The run that goes on from now, or the one that does already.
-    fn begin(self: &Arc<Self>, plan: Plan) -> Result<Turn, Arc<Running>> {
+    /// The run that goes on from now.
+    fn begin(self: &Arc<Self>, plan: Plan) -> Result<Turn, NoTurn> {
         let mut running = self.running.lock();
+        if *self.stopping.borrow() {
+            return Err(NoTurn::Stopping);
+        }
         if let Some(other) = &*running {
-            return Err(Arc::clone(other));
+            return Err(NoTurn::Running(Arc::clone(other)));
         }
         let run = RunId::new(&self.settings.region);
         let begun = Arc::new(Running { run, plan, since: SystemTime::now(), done: AtomicUsize::new(0) });
@@ -107,7 +115,8 @@ impl Service {
         let Running { run, plan, done, .. } = &*turn.running;
         let owed = std::mem::take(&mut *self.owed.lock());
         let near = self.settings.near.as_ref().map(|near| &near.server).filter(|_| plan.near);
-        let subject = Subject { server: &database.server, near, reach: &*self.reach, done };
+        let stop = self.stopping.subscribe();
+        let subject = Subject { server: &database.server, near, reach: &*self.reach, done, stop };
         let checkout = database.checkout().await;
         let record = measure(&subject, plan, run, &owed).await;
         self.remember(run, &record, owed);
@@ -148,6 +157,14 @@ impl Service {
             },
         }
     }
+}
+
+/// Why no run can begin.
+enum NoTurn {
+    /// Another one goes on.
+    Running(Arc<Running>),
+    /// The service ends.
+    Stopping,
 }
 
 /// Being the run that goes on; over when dropped, however it ended.

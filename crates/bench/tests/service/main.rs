@@ -12,4 +12,5 @@ mod faults;
 mod fleet;
 mod published;
 mod stage;
+mod stuck;
 mod trips;

@@ -56,6 +56,11 @@ pub(crate) async fn service(database: SocketAddr) -> Stage {
 
 /// A service with these variables beside those that every test has.
 pub(crate) async fn with(variables: &[(&str, &str)]) -> Stage {
+    started(variables).await.0
+}
+
+/// The same, and the service itself.
+pub(crate) async fn started(variables: &[(&str, &str)]) -> (Stage, Arc<Service>) {
     let common = [
         ("FLY_REGION", "lhr"),
         ("FLY_ALLOC_ID", "d8912345678"),
@@ -71,7 +76,7 @@ pub(crate) async fn with(variables: &[(&str, &str)]) -> Stage {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, Connections::new(service.router())));
-    Stage(address)
+    (Stage(address), service)
 }
 
 impl Stage {

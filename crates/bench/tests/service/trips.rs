@@ -1,4 +1,4 @@
-//! What each statement costs in round trips, over a way of 40 ms.
+//! What each statement costs in round trips, over a way of 100 ms: far more than what a busy machine adds.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::stage::{postgres, service, with};
 
-const ROUND_TRIP: Duration = Duration::from_millis(40);
+const ROUND_TRIP: Duration = Duration::from_millis(100);
 
 fn trips(answer: &Value, operation: &str) -> f64 {
     answer["round_trips"][operation].as_f64().unwrap_or_else(|| panic!("{operation} in {answer}"))
@@ -32,10 +32,10 @@ async fn an_insert_is_one_round_trip_and_two_as_lib_pq_does_it() {
         assert_about(&ours, operation, expected);
     }
     let probe = ours["round_trip_ms"].as_f64().unwrap();
-    assert!((39.0..60.0).contains(&probe), "{probe}");
+    assert!((99.0..160.0).contains(&probe), "{probe}");
     // TCP, startup, two for the password.
     let connect = ours["connect_ms"].as_f64().unwrap() / probe;
-    assert!((3.5..5.0).contains(&connect), "{connect}");
+    assert!((3.5..6.0).contains(&connect), "{connect}");
 
     let theirs = stage.get("/api/rds/benchmark?iterations=6&mode=pq&phases=off").await.json();
     assert_about(&theirs, "read", 1.0);

@@ -103,7 +103,7 @@ async fn serve(settings: Settings, way: Option<Result<Way, OverlayError>>) -> Re
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Those who are being measured for would wait in vain; the rows are removed by the next run.
+    // Ends the run that goes on and removes its rows; whoever asked for it may not hear of it any more.
     service.settle().await;
     uploads.settle(UPLOADS_SETTLE).await;
     tracing::info!("backend stopped");

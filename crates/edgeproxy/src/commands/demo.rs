@@ -1,15 +1,13 @@
-//! `edgeproxy demo`: the product on one machine, in less than a minute.
+//! `edgeproxy demo`: the product on one machine, in a minute and a half.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use edgeproxy_bench::report;
 use edgeproxy_world::TEN_REGIONS;
 use edgeproxy_world::postgres::Binaries;
 use serde::Serialize;
@@ -18,12 +16,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::say;
 
 mod acts;
+mod easel;
 mod page;
 mod regions;
 mod stage;
 mod visitors;
 
 use acts::Act;
+use easel::Easel;
 use page::Page;
 use regions::{Comparison, Regions};
 use stage::{Stage, Visit};
@@ -39,7 +39,7 @@ const PICTURE: &str = "edgeproxy-demo.svg";
 ///
 /// Needs no root and no network: backends, POP and clients are on loopback, and clients tell by the PROXY protocol from
 /// where they come. Then ten regions are as far from a PostgreSQL as the published benchmark found them, by a virtual WAN
-/// between WireGuard tunnels, and measure it; that takes half a minute, and PostgreSQL's programs. Exit code 1 when a client
+/// between WireGuard tunnels, and measure it; that takes a minute, and PostgreSQL's programs. Exit code 1 when a client
 /// reached another backend than it should, or a region did not reach the database.
 #[derive(Args)]
 pub(crate) struct Demo {
@@ -86,7 +86,8 @@ enum Database {
     Measured {
         #[serde(flatten)]
         comparison: Comparison,
-        picture: PathBuf,
+        /// Where it is; `None`: it could not be left.
+        picture: Option<PathBuf>,
     },
     /// It cannot be here; what would help.
     Missing(String),
@@ -143,8 +144,10 @@ impl Demo {
     }
 
     async fn show(&self, page: &Page) -> io::Result<(Running, Seen)> {
+        // A place that was asked for is looked at before minutes are spent.
+        let easel = self.picture.clone().filter(|_| !self.short).map(Easel::at).transpose()?;
         let (stage, visits, acts) = self.show_routing(page).await?;
-        let (regions, postgres) = self.show_database(page).await?;
+        let (regions, postgres) = self.show_database(page, easel).await?;
         let reached = !matches!(&postgres, Database::Measured { comparison, .. } if !comparison.ok);
         let ok = reached && visits.iter().all(|visit| visit.ok) && acts.iter().all(|act| act.ok);
         page.verdict(ok);
@@ -153,7 +156,7 @@ impl Demo {
         Ok((Running { stage, regions }, seen))
     }
 
-    async fn show_database(&self, page: &Page) -> io::Result<(Option<Regions>, Database)> {
+    async fn show_database(&self, page: &Page, easel: Option<Easel>) -> io::Result<(Option<Regions>, Database)> {
         if self.short {
             return Ok((None, Database::Skipped));
         }
@@ -165,15 +168,22 @@ impl Demo {
         page.progress("starting PostgreSQL with two replicas, a hub, ten regions and a POP …");
         let regions = Regions::set(self.scale).await?;
         page.progress("putting the regions as far apart as they are …");
-        regions.move_apart().await?;
+        regions.move_apart()?;
         let told = |what: &str, done: usize| page.measuring(what, done);
         told("as published", 0);
         let comparison = regions.compare(&told).await?;
         page.measured_all();
         page.comparison(&comparison, regions.star.inside(), self.scale);
-        let picture = self.picture.clone().unwrap_or_else(|| std::env::temp_dir().join(PICTURE));
-        draw(&comparison, &picture)?;
-        page.picture(&picture);
+        let picture = match easel {
+            Some(easel) => Some(easel.draw(&comparison.run)?),
+            None => {
+                let drawn = Easel::at(std::env::temp_dir().join(PICTURE)).and_then(|easel| easel.draw(&comparison.run));
+                drawn.map_err(|error| page.no_picture(&error)).ok()
+            }
+        };
+        if let Some(picture) = &picture {
+            page.picture(picture);
+        }
         Ok((Some(regions), Database::Measured { comparison, picture }))
     }
 
@@ -205,17 +215,6 @@ impl Demo {
         seen(acts::a_crowd_comes(&stage).await?);
         Ok((stage, visits, acts))
     }
-}
-
-/// Takes the place of what an earlier demo left, and of nothing that this path only leads to.
-fn draw(comparison: &Comparison, picture: &Path) -> io::Result<()> {
-    let told = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", picture.display()));
-    let text = report::chart(&comparison.run).map_err(io::Error::other)?;
-    match std::fs::remove_file(picture) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
-        _ => {}
-    }
-    File::create_new(picture).and_then(|mut file| file.write_all(text.as_bytes())).map_err(told)
 }
 
 /// Resolves at Ctrl-C, when a service manager ends us, or when the terminal is closed.

@@ -1,11 +1,13 @@
 //! `db`: what a database takes, from every region.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
+use edgeproxy_bench::Summary;
 use edgeproxy_bench::db::{ITERATIONS_DEFAULT, ITERATIONS_MOST, Mode, Order, Plan, ReadKind};
 use edgeproxy_bench::fleet::{self, Course, Fleet, Measured, Origin, PARALLEL, PORT, Run, Site};
 use edgeproxy_bench::report::{self, Marks};
@@ -26,7 +28,8 @@ pub(super) struct Db {
     /// Who is asked: a TOML file with region, address, location and country of each [[site]]
     #[arg(long, value_name = "FILE")]
     fleet: Option<PathBuf>,
-    /// Reach them by WireGuard: a wg-quick file, or a folder with one for the region of --region
+    /// Reach them by WireGuard: a wg-quick file, or a folder with one for the region of --region; never that of a service
+    /// which runs
     #[arg(long, value_name = "PATH")]
     overlay: Option<PathBuf>,
     /// How TCP inside the overlay is had: auto, tun, userns, netstack, kernel
@@ -62,6 +65,9 @@ pub(super) struct Db {
     /// Reads and inserts in turn, or one after the other [default: interleaved; blocks with --mode pq]
     #[arg(long, value_enum)]
     order: Option<OrderFlag>,
+    /// Three rounds before those that count [default: on; off with --mode pq]
+    #[arg(long, value_enum)]
+    warm_up: Option<Switch>,
     /// Only reads and inserts
     #[arg(long)]
     no_phases: bool,
@@ -110,6 +116,12 @@ enum ReadsFlag {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OrderFlag {
     Interleaved,
     Blocks,
@@ -118,6 +130,7 @@ enum OrderFlag {
 impl Db {
     pub(super) fn run(self) -> Result<(), Failure> {
         let fleet = self.fleet()?;
+        self.refuse_the_place_of_another(&fleet)?;
         let mode =
             overlay::mode(&self.overlay_mode).map_err(|error| Failure::Usage(format!("--overlay-mode {error}")))?;
         // Before any thread is started.
@@ -128,13 +141,14 @@ impl Db {
         let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
         let run = runtime.block_on(self.measure(&fleet, way))?;
         let run = if self.via.is_some() { located(run) } else { run };
-        self.write(&run)?;
+        // First of all: what was measured must not be lost with a file that cannot be written.
         if self.json {
             say::json(&run);
         } else {
             self.print(&run);
         }
         report::notes(&run).into_iter().for_each(say::note);
+        self.write(&run)?;
         match run.rows.iter().filter(|row| row.measured().is_some()).count() {
             0 => Err(Failure::Failed("nothing was measured".to_owned())),
             _ => Ok(()),
@@ -162,6 +176,25 @@ impl Db {
         Ok(fleet)
     }
 
+    /// Two who use the key of one region take each other's answers: the hub knows the one that spoke last.
+    fn refuse_the_place_of_another(&self, fleet: &Fleet) -> Result<(), Failure> {
+        let Some(path) = &self.overlay else { return Ok(()) };
+        let own = overlay::own_addresses(path, &self.region);
+        let own = own.map_err(|problems| Failure::Failed(problems.join("\n")))?;
+        let is_own = |site: &&Site| {
+            let host = Origin::at(&site.address, PORT).ok().and_then(|origin| origin.host.parse::<IpAddr>().ok());
+            host.is_some_and(|host| own.contains(&host))
+        };
+        match fleet.sites.iter().find(is_own) {
+            None => Ok(()),
+            Some(site) => Err(Failure::Usage(format!(
+                "--overlay: this is the file of {}, which is to be asked; with it this machine would take its place. Give it a \
+                 file of its own: edgeproxy overlay init --regions ...,me=10.50.0.2",
+                site.name
+            ))),
+        }
+    }
+
     fn course(&self) -> Course {
         let mode = if self.mode == ModeFlag::Pq { Mode::Pq } else { Mode::One };
         let order = match (self.order, mode) {
@@ -174,6 +207,7 @@ impl Db {
             read: if self.read == ReadFlag::One { ReadKind::One } else { ReadKind::Count },
             near: self.reads == ReadsFlag::Near,
             order,
+            warm_up: self.warm_up.map_or(mode == Mode::One, |switch| switch == Switch::On),
             phases: !self.no_phases,
             ..Plan::default()
         };
@@ -235,10 +269,13 @@ impl Db {
     }
 }
 
-/// Averages, as published for a single backend.
+/// Averages, as published for a single backend; of what has failed there is none.
 fn summary(measured: &Measured) -> [String; 3] {
     use edgeproxy_bench::db::Operation::{Insert, Read};
-    let mean = |operation| format!("{:.2}", measured.sample(operation).summary().mean);
+    let mean = |operation| match measured.sample(operation).summary() {
+        Summary { count: 0, .. } => "ERROR".to_owned(),
+        Summary { mean, .. } => format!("{mean:.2}"),
+    };
     [measured.region.clone(), mean(Insert), mean(Read)]
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use edgeproxy_world::Inside;
 
 use super::acts::Act;
-use super::regions::{Comparison, Figures, Region, Regions};
+use super::regions::{COUNT, Comparison, Figures, Region, Regions};
 use super::say;
 use super::stage::{Stage, Visit, city};
 
@@ -101,13 +101,17 @@ impl Page {
         self.line(
             "Ten services, a hub that publishes the database to them, and a POP in front. Each is behind a WireGuard",
         );
-        self.line("tunnel, through a virtual WAN, and as far from the hub as the published reads took, what this machine takes");
-        self.line("included. TCP inside the tunnels is the kernel's, in a user namespace of each process.");
+        self.line("tunnel, through a virtual WAN, and as far from the hub as the published read column says. Nothing is subtracted");
+        self.line("from what is measured: what this machine and the tunnels take comes on top and is in the figures. TCP inside");
+        self.line("the tunnels is the kernel's, in a user namespace of each process.");
         if let Inside::Netstack { reason } = inside {
             self.line(format!("That cannot be here, and a stack of our own stands in for it: {reason}."));
         }
-        self.line("In ms, as published: the mean of 10 inserts, the least of 10 reads. Commits wait for no disk here. Sent as");
-        self.line("the published benchmark does, an insert is two flights; as edgeproxy does, one.");
+        self.line(format!(
+            "In ms: the mean of the inserts and the least of the reads, as published; of {COUNT} each. Sent as the published"
+        ));
+        self.line("benchmark does, an insert is two flights; as edgeproxy does, one. Both are measured with the same warm-up, in the");
+        self.line("same order, and in turn. Commits wait for no disk here.");
         if scale != 1 {
             self.line(format!("All distances are divided by {scale}: those of the published table are not."));
         }
@@ -146,6 +150,11 @@ impl Page {
 
     pub(super) fn picture(&self, file: &Path) {
         self.line(format!("  The picture: {}", file.display()));
+    }
+
+    /// It is not what the demo is about.
+    pub(super) fn no_picture(&self, error: &io::Error) {
+        self.line(format!("  {error}; another place: --picture FILE"));
     }
 
     pub(super) fn verdict(&self, ok: bool) {
