@@ -19,7 +19,6 @@ use tracing::debug;
 
 use crate::error::{Error, Phase};
 use crate::line::{Line, LineState, Middle, Ready};
-use crate::observation::Role;
 use crate::reach::{Reach, is_local};
 use crate::server::{Server, TlsMode};
 use crate::tls;
@@ -30,10 +29,8 @@ pub struct Connection {
     client: Client,
     state: Arc<LineState>,
     driver: mpsc::UnboundedSender<oneshot::Sender<()>>,
-    /// Statements that were prepared, by their text.
-    statements: Mutex<HashMap<String, Statement>>,
-    role_at_start: Option<Role>,
-    opened: Instant,
+    /// Statements that were prepared, by their text and the types given with it.
+    statements: Mutex<HashMap<String, HashMap<Vec<Type>, Statement>>>,
 }
 
 /// How long each part of a connect took.
@@ -83,12 +80,6 @@ pub async fn connect(server: &Server, reach: &dyn Reach) -> Result<(Connection, 
         .map_err(late(Phase::Login))?
         .map_err(|error| Error::database(Phase::Login, error).at(server))?;
 
-    // Servers since 14 say it unasked.
-    let role_at_start = session.parameter("in_hot_standby").and_then(|word| match word {
-        "on" => Some(Role::Replica),
-        "off" => Some(Role::Primary),
-        _ => None,
-    });
     let (driver, orders) = mpsc::unbounded_channel();
     let name = server.to_string();
     tokio::spawn(async move {
@@ -103,7 +94,7 @@ pub async fn connect(server: &Server, reach: &dyn Reach) -> Result<(Connection, 
         login: secured.elapsed(),
     };
     let statements = Mutex::default();
-    Ok((Connection { client, state, driver, statements, role_at_start, opened: Instant::now() }, phases))
+    Ok((Connection { client, state, driver, statements }, phases))
 }
 
 fn startup(server: &Server) -> Config {
@@ -159,18 +150,6 @@ async fn drive(
 }
 
 impl Connection {
-    /// What the server was when the session began, by its own word and at no round trip; `None` before PostgreSQL 14.
-    #[must_use]
-    pub fn role_at_start(&self) -> Option<Role> {
-        self.role_at_start
-    }
-
-    /// How long this session has been open.
-    #[must_use]
-    pub fn age(&self) -> Duration {
-        self.opened.elapsed()
-    }
-
     /// `sql` as a prepared statement: one round trip the first time, none afterwards. Execute it in one.
     ///
     /// `types` are those of the first parameters, as far as the server is not to find them out.
@@ -179,13 +158,13 @@ impl Connection {
     ///
     /// The server does not understand it, or the connection is lost.
     pub async fn prepared(&self, sql: &str, types: &[Type]) -> Result<Statement, tokio_postgres::Error> {
-        if let Some(statement) = self.statements.lock().get(sql) {
+        if let Some(statement) = self.statements.lock().get(sql).and_then(|by_types| by_types.get(types)) {
             return Ok(statement.clone());
         }
         let statement = self.client.prepare_typed(sql, types).await?;
         let mut statements = self.statements.lock();
-        if statements.len() < STATEMENTS {
-            statements.insert(sql.to_owned(), statement.clone());
+        if statements.values().map(HashMap::len).sum::<usize>() < STATEMENTS {
+            statements.entry(sql.to_owned()).or_default().insert(types.to_vec(), statement.clone());
         }
         Ok(statement)
     }
@@ -222,8 +201,7 @@ impl Deref for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut fields = formatter.debug_struct("Connection");
-        fields.field("state", &self.state).field("role_at_start", &self.role_at_start).finish_non_exhaustive()
+        formatter.debug_struct("Connection").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

@@ -218,6 +218,11 @@ impl Error {
         self.has_code(&SqlState::READ_ONLY_SQL_TRANSACTION)
     }
 
+    /// It was on its way to a server, and took longer than a statement may.
+    pub(crate) fn is_deadline_of_a_statement(&self) -> bool {
+        self.0.phase == Phase::Statement && matches!(self.0.cause, Cause::Deadline(_))
+    }
+
     /// Nothing more will come of this connection.
     pub(crate) fn ended_the_connection(&self) -> bool {
         match &self.0.cause {
@@ -234,7 +239,7 @@ impl Error {
 }
 
 /// The session is over for the server too; before that it may have done anything.
-fn is_fatal(error: &DbError) -> bool {
+pub(crate) fn is_fatal(error: &DbError) -> bool {
     matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
 }
 

@@ -1,14 +1,15 @@
 //! From what was seen of all servers to what each of them is. Pure: the time is given.
 //!
-//! A primary is whoever is not in recovery on the highest timeline that anyone was ever seen on. Two such on one timeline
-//! are a dispute, in which neither is believed. A server that says it is the primary of an older timeline was one.
+//! A primary is whoever is not in recovery on the highest timeline that any of the servers was ever seen on. Two such on
+//! one timeline are a dispute, in which neither is believed, also while one of them is silent. A server that says it is the
+//! primary of an older timeline was one.
 //!
 //! How far a replica lags is measured by what the primary itself had on disk when it was asked, on one clock:
 //! `as_of` is the latest moment of which it is known that all that was acknowledged before is replayed. Neither a primary
 //! that writes nothing nor one that is dead spoils it, as they do the age of the last replayed transaction and the distance
 //! from what was received to what was replayed.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ const LAG_BYTES: u64 = 16 << 20;
 const LAG_TIME: Duration = Duration::from_secs(10);
 /// What was seen longer ago than this is not known any more. A monitor speaks at least every 3 s.
 const EXPIRY: Duration = Duration::from_secs(5);
+/// A server that claimed to be the primary and fell silent may still be one, to others, for so long: several times what
+/// a link takes to come back.
+const CLAIM_LASTS: Duration = Duration::from_secs(30);
 /// Positions of the primary that are remembered: with a question per second, the lags up to so many seconds can be told.
 const REMEMBERED: usize = 600;
 
@@ -43,12 +47,24 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Judge<K> {
     limits: Limits,
-    /// The highest timeline seen.
+    /// The highest timeline of them all.
     timeline: u32,
+    /// The highest that each server was seen on.
+    timelines: HashMap<K, u32>,
+    /// Who has said, on this timeline, that it takes writes, and has not said otherwise since.
+    claims: HashMap<K, Claim>,
     /// Replicas that passed a limit and have not come back.
     out: HashSet<K>,
     /// Where the primary of this timeline was, and when.
     positions: VecDeque<Position>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    /// Which server process it is.
+    started: i64,
+    /// When it was last said.
+    at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +80,7 @@ struct Position {
 pub struct Verdict {
     /// Who takes writes.
     pub primary: Primary,
-    /// The highest timeline that anyone was ever seen on; 0 before the first.
+    /// The highest timeline that any of these was ever seen on; 0 before the first.
     pub timeline: u32,
     /// Each of them, in the order given.
     pub standings: Vec<Standing>,
@@ -79,7 +95,7 @@ pub enum Primary {
     One(usize),
     /// Nobody that is known.
     None,
-    /// These say so of themselves, all of one timeline. Somebody has to look.
+    /// These say so of themselves, or did before they fell silent, all of one timeline. Somebody has to look.
     Disputed(Vec<usize>),
 }
 
@@ -128,16 +144,21 @@ impl<K: Clone + Eq + Hash> Judge<K> {
     /// Nothing seen yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, timeline: 0, out: HashSet::new(), positions: VecDeque::new() }
+        Self {
+            limits,
+            timeline: 0,
+            timelines: HashMap::new(),
+            claims: HashMap::new(),
+            out: HashSet::new(),
+            positions: VecDeque::new(),
+        }
     }
 
-    /// Somebody was seen on this timeline.
-    fn learn_timeline(&mut self, timeline: u32) {
-        if timeline > self.timeline {
-            self.timeline = timeline;
-            // Positions of another history.
-            self.positions.clear();
-        }
+    /// Who was seen on the highest timeline: it is believed in as long as one of them is among the servers.
+    #[must_use]
+    pub fn witnesses(&self) -> Vec<K> {
+        let of_it = self.timelines.iter().filter(|(_, timeline)| **timeline == self.timeline);
+        of_it.map(|(name, _)| name.clone()).collect()
     }
 
     /// What each of `servers` is, `now`.
@@ -146,13 +167,27 @@ impl<K: Clone + Eq + Hash> Judge<K> {
             observed.up().copied().filter(|seen| now.saturating_duration_since(seen.at) <= EXPIRY)
         };
         let seen: Vec<Option<Observation>> = servers.iter().map(|(_, observed)| current(observed)).collect();
-        for observation in seen.iter().flatten() {
-            self.learn_timeline(observation.timeline);
+        let named = || servers.iter().zip(&seen).filter_map(|((name, _), seen)| Some((name, seen.as_ref()?)));
+        // Of servers that were taken away nothing is remembered.
+        let given: HashSet<&K> = servers.iter().map(|(name, _)| name).collect();
+        self.timelines.retain(|name, _| given.contains(name));
+        self.claims
+            .retain(|name, claim| given.contains(name) && now.saturating_duration_since(claim.at) <= CLAIM_LASTS);
+        self.out.retain(|name| given.contains(name));
+        for (name, seen) in named() {
+            self.learn_timeline(name, seen.timeline);
         }
-
-        // Of servers that are gone nothing is remembered.
-        self.out.retain(|name| servers.iter().any(|(given, _)| given == name));
-        let primary = self.primary(&seen);
+        let highest = self.timelines.values().copied().max().unwrap_or(0);
+        if highest != self.timeline {
+            self.timeline = highest;
+            // Of another history.
+            self.positions.clear();
+            self.claims.clear();
+        }
+        for (name, seen) in named() {
+            self.note_claim(name, seen);
+        }
+        let primary = self.primary(servers, &seen);
         let at_the_primary = match primary {
             Primary::One(index) => seen.get(index).copied().flatten(),
             _ => None,
@@ -170,17 +205,40 @@ impl<K: Clone + Eq + Hash> Judge<K> {
         Verdict { standings: standings.collect(), primary, timeline: self.timeline, at: now }
     }
 
-    fn primary(&self, seen: &[Option<Observation>]) -> Primary {
-        let claims = |seen: &Observation| seen.role == Role::Primary && seen.timeline == self.timeline;
-        let mut claimants: Vec<(usize, &Observation)> =
-            seen.iter().enumerate().filter_map(|(index, seen)| Some((index, seen.as_ref()?))).collect();
-        claimants.retain(|(_, seen)| claims(seen));
-        let Some((_, one)) = claimants.first() else { return Primary::None };
-        if claimants.iter().any(|(_, other)| other.started != one.started) {
-            return Primary::Disputed(claimants.iter().map(|(index, _)| *index).collect());
+    fn learn_timeline(&mut self, name: &K, timeline: u32) {
+        match self.timelines.get_mut(name) {
+            Some(highest) => *highest = timeline.max(*highest),
+            None => drop(self.timelines.insert(name.clone(), timeline)),
         }
-        let nearest = claimants.iter().min_by_key(|(index, seen)| (seen.round_trip, *index));
-        nearest.map_or(Primary::None, |(index, _)| Primary::One(*index))
+    }
+
+    fn note_claim(&mut self, name: &K, seen: &Observation) {
+        if seen.role != Role::Primary || seen.timeline != self.timeline {
+            self.claims.remove(name);
+            return;
+        }
+        let claim = Claim { started: seen.started, at: seen.at };
+        if let Some(before) = self.claims.insert(name.clone(), claim)
+            && before.started != claim.started
+        {
+            // The process of before is over, by whatever other address it was known.
+            self.claims.retain(|_, other| other.started != before.started || other.at > claim.at);
+        }
+    }
+
+    /// Whoever claims it alone, and is seen now.
+    fn primary(&self, servers: &[(K, Observed)], seen: &[Option<Observation>]) -> Primary {
+        let claims = servers.iter().zip(seen).enumerate();
+        let claims = claims.filter_map(|(index, ((name, _), seen))| Some((index, self.claims.get(name)?, seen)));
+        let claimants: Vec<(usize, &Claim, &Option<Observation>)> = claims.collect();
+        let audible = claimants.iter().filter_map(|(index, _, seen)| Some((seen.as_ref()?.round_trip, *index)));
+        // The nearest address of it.
+        let Some((_, nearest)) = audible.min() else { return Primary::None };
+        let process = claimants.first().map(|(_, claim, _)| claim.started);
+        if claimants.iter().any(|(_, claim, _)| Some(claim.started) != process) {
+            return Primary::Disputed(claimants.iter().map(|(index, ..)| *index).collect());
+        }
+        Primary::One(nearest)
     }
 
     fn remember(&mut self, seen: &Observation) {
@@ -233,7 +291,9 @@ impl<K: Clone + Eq + Hash> Judge<K> {
             let since = commit - last.clock;
             if since <= 0 { last.at.checked_sub(micros(since)) } else { last.at.checked_add(micros(since)) }
         });
-        let as_of = by_position.max(by_commit.map(|at| at.min(seen.at)))?;
+        // Its clock may be wrong: when the primary had more than the replica has now, is not to be passed.
+        let unreached = self.positions.get(passed).map_or(seen.at, |position| position.at.min(seen.at));
+        let as_of = by_position.max(by_commit.map(|at| at.min(unreached)))?;
         let bytes = last.flush.beyond(seen.replay);
         let time = match (observed, bytes) {
             (true, 0) => Duration::ZERO,

@@ -93,13 +93,23 @@ struct Watcher {
 impl Watcher {
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
+        // The last connection was lost after a single answer.
+        let mut was_short = false;
         loop {
             let why = match connect(&self.server, self.reach.as_ref()).await {
                 Err(error) => error,
                 Ok((connection, _)) => match self.watch(&connection).await {
                     // It answered over this connection: whether it still does, the next connect tells.
                     (answers, error) if answers > 0 && error.kind() == "connection_lost" => {
-                        pause = FIRST_PAUSE;
+                        let is_short = answers == 1;
+                        if is_short && was_short {
+                            // One that ends every connection is no reason to hurry.
+                            sleep(jittered(pause)).await;
+                            pause = (pause * 2).min(self.settings.interval);
+                        } else {
+                            pause = FIRST_PAUSE;
+                        }
+                        was_short = is_short;
                         continue;
                     }
                     (_, error) => error,

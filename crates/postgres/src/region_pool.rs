@@ -31,7 +31,7 @@ use crate::reach::Reach;
 use crate::server::Server;
 use crate::server_pool::ServerPool;
 use crate::settings::RegionSettings;
-use crate::statement::{Answer, Fence, Statement, run_fenced, run_transaction, run_with_token};
+use crate::statement::{Answer, Fence, Flight, Statement, run_fenced, run_transaction, run_with_token};
 
 /// A pool over all regions. Clones are the same pool.
 #[derive(Clone)]
@@ -152,8 +152,8 @@ impl RegionPool {
         self.flight(Work::All(statements)).await
     }
 
-    /// Runs a statement that only reads, on a server that may answer it: one round trip. It may be run on another as well
-    /// if the first is lost.
+    /// Runs a statement that only reads, on a server that may answer it: one round trip. It may be run on others as well
+    /// if the first is lost, but not after it took longer than a statement may.
     ///
     /// # Errors
     ///
@@ -166,7 +166,10 @@ impl RegionPool {
         loop {
             let known = verdict.borrow_and_update().clone();
             let mut behind = false;
-            for (index, fence) in self.candidates(policy, &known) {
+            for (asked, (index, fence)) in self.candidates(policy, &known).into_iter().enumerate() {
+                if asked > 0 && began.elapsed() >= self.shared.settings.patience {
+                    break;
+                }
                 match self.read_from(index, fence, statement, &mut behind).await {
                     Ok(Some(answer)) => {
                         let replica =
@@ -175,6 +178,8 @@ impl RegionPool {
                         return Ok(Read { rows: answer.rows, server: index, role });
                     }
                     Ok(None) => {}
+                    // What one server did not get done in all that time, the next is spared.
+                    Err(error) if error.is_deadline_of_a_statement() => return Err(error),
                     Err(error) if error.retry() == Retry::Elsewhere && !error.is_read_only() => {
                         self.look_now();
                         last = Some(error);
@@ -214,6 +219,12 @@ impl RegionPool {
                     continue;
                 }
             };
+            // The wait for a connection may have been long enough for another to become the primary. From this look on
+            // nothing is waited for until the statements are on their way.
+            if self.shared.verdict.borrow().standings.get(index) != Some(&Standing::Primary) {
+                again(Error::nowhere(Nowhere::NoPrimary))?;
+                continue;
+            }
             let before = connection.written();
             let deadline = self.shared.settings.statement;
             let ended = match work {
@@ -221,7 +232,11 @@ impl RegionPool {
                 Work::All(statements) => timeout(deadline, run_transaction(&connection, statements)).await,
             };
             let error = match connection.gave(ended, deadline) {
-                Ok((answer, token)) => return Ok(Written { answer, token }),
+                Ok(Flight::Done(answer, token)) => return Ok(Written { answer, token }),
+                Ok(Flight::NotBegun(error)) => {
+                    let error = Error::database(Phase::Statement, error).at(&member.server);
+                    return Err(error.may_have_committed());
+                }
                 Err(error) => error,
             };
             if error.is_read_only() {
@@ -284,12 +299,14 @@ impl RegionPool {
             }
             ReadPolicy::MaxLag(_) | ReadPolicy::Primary => {}
         }
-        let fence = match policy {
-            ReadPolicy::Any | ReadPolicy::MaxLag(_) => Fence::None,
+        let fence = |index| match policy {
             ReadPolicy::AtLeast(token) => Fence::Reached(token),
             ReadPolicy::Primary => Fence::Primary(verdict.timeline),
+            // That it lags no more than that is known of a primary only as long as it is one.
+            ReadPolicy::MaxLag(_) if Some(index) == primary => Fence::Primary(verdict.timeline),
+            ReadPolicy::Any | ReadPolicy::MaxLag(_) => Fence::None,
         };
-        order.into_iter().map(|index| (index, fence)).collect()
+        order.into_iter().map(|index| (index, fence(index))).collect()
     }
 
     /// Whether it is in another region, and how long an answer takes from there.
@@ -317,7 +334,11 @@ impl RegionPool {
             let mut pause = FENCE_PAUSE;
             loop {
                 let mut connection = member.pool.get().await?;
-                let answer = timeout(settings.statement, run_fenced(&connection, fence, statement)).await;
+                let left = match fence {
+                    Fence::Reached(_) => settings.fence_wait.saturating_sub(began.elapsed()),
+                    Fence::None | Fence::Primary(_) => Duration::ZERO,
+                };
+                let answer = timeout(settings.statement, run_fenced(&connection, fence, statement, left)).await;
                 let answer = connection.gave(answer, settings.statement)?;
                 if answer.is_some() {
                     return Ok(answer);
@@ -416,21 +437,23 @@ async fn follow(members: Arc<Vec<Member>>, mut judge: Judge<usize>, first: Durat
             }
         }
         if before.primary != verdict.primary {
-            tell(&members, &verdict);
+            tell(&members, &verdict, &judge.witnesses());
         }
         let changes = observed.iter_mut().map(|one| Box::pin(one.changed()));
         let _ = timeout(JUDGE_AT_LEAST, select_all(changes)).await;
     }
 }
 
-fn tell(members: &[Member], verdict: &Verdict) {
+/// `witnesses` are those that were seen on the timeline.
+fn tell(members: &[Member], verdict: &Verdict, witnesses: &[usize]) {
     let name = |index: &usize| members.get(*index).map(|member| member.server.to_string()).unwrap_or_default();
+    let names = |indices: &[usize]| indices.iter().map(name).collect::<Vec<_>>().join(", ");
     let timeline = verdict.timeline;
     match &verdict.primary {
         Primary::One(index) => info!(primary = name(index), timeline, "the primary"),
-        Primary::None => warn!(timeline, "no primary is known"),
+        Primary::None => warn!(timeline, seen_on_it = names(witnesses), "no primary is known"),
         Primary::Disputed(claimants) => {
-            let claimants = claimants.iter().map(name).collect::<Vec<_>>().join(", ");
+            let claimants = names(claimants);
             error!(claimants, timeline, "two primaries on one timeline; neither is asked");
         }
     }

@@ -308,11 +308,6 @@ async fn replace_one(inner: &Inner) -> Result<bool, Error> {
 }
 
 impl Checkout {
-    /// Does not go back: something is wrong with it.
-    pub fn discard(mut self) {
-        drop(self.pooled.take());
-    }
-
     /// What a statement on this connection gave within `deadline`; a connection that it ended does not go back.
     pub(crate) fn gave<T>(
         &mut self,

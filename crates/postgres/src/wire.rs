@@ -110,27 +110,15 @@ fn string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..end], &bytes[end + 1..]))
 }
 
-/// How much an error ends.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Severity {
-    /// The statement.
-    Error,
-    /// The session.
-    Fatal,
-}
-
-/// An `ErrorResponse`: what every client shows to its user. `sqlstate` has five characters, `57P03` for instance.
+/// An `ErrorResponse` that ends the session: what every client shows to its user. `sqlstate` has five characters, `57P03`
+/// for instance.
 ///
 /// A zero, which would end a text, becomes a space, and what is longer than 1000 bytes is cut.
 #[must_use]
-pub fn error_response(severity: Severity, sqlstate: &str, message: &str) -> Vec<u8> {
-    let severity = match severity {
-        Severity::Error => "ERROR",
-        Severity::Fatal => "FATAL",
-    };
+pub fn error_response(sqlstate: &str, message: &str) -> Vec<u8> {
     let mut bytes = vec![b'E', 0, 0, 0, 0];
     // Severity twice: for the reader in his language, and for programs.
-    for (field, text) in [(b'S', severity), (b'V', severity), (b'C', sqlstate), (b'M', message)] {
+    for (field, text) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', sqlstate), (b'M', message)] {
         bytes.push(field);
         let end = text.floor_char_boundary(LONGEST_TEXT);
         bytes.extend(text[..end].bytes().map(|byte| if byte == 0 { b' ' } else { byte }));

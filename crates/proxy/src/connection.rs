@@ -100,8 +100,8 @@ impl Connection {
         let socket = match (&mut self.stage, source) {
             (Stage::Errand(errand), source) => errand.socket(source),
             (Stage::Relay(relayed), Source::Client) => Some(relayed.relay.socket(End::Client)),
-            (Stage::Relay(Relayed { relay, record, .. }), Source::Backend { attempt }) => {
-                (attempt == record.attempts).then(|| relay.socket(End::Backend))
+            (Stage::Relay(Relayed { relay, record, .. }), source) => {
+                (source == Source::of_attempt(record.attempts)).then(|| relay.socket(End::Backend))
             }
             (Stage::Changing, _) => None,
         };

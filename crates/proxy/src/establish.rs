@@ -40,8 +40,8 @@ use crate::socket::Socket;
 /// How often the head of the queue looks for room by itself: the end of an ejection's pause wakes nobody.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Connects for one client, however long it is held: their numbers have to fit into what epoll keeps.
-const MOST_ATTEMPTS: u8 = 15;
+/// Connects for one client, however long it is held: at a few in a second, as long as anybody waits.
+const MOST_ATTEMPTS: u8 = 250;
 
 /// A client on its way to a backend: what was learnt of it so far.
 pub(crate) struct Errand {
@@ -139,7 +139,7 @@ impl Errand {
     pub(crate) fn socket(&mut self, source: Source) -> Option<&mut Socket> {
         match (source, &mut self.progress) {
             (Source::Client, _) => Some(&mut self.socket),
-            (Source::Backend { attempt }, Progress::Dialling(dialling)) if attempt == self.attempts => {
+            (source, Progress::Dialling(dialling)) if source == Source::of_attempt(self.attempts) => {
                 Some(&mut dialling.socket)
             }
             (Source::Backend { .. }, _) => None,
@@ -343,7 +343,7 @@ impl Errand {
         let until = since + settings.connect_timeout.min(left);
         self.attempts += 1;
         let dialled = desk.pop.dialler.begin(table.backend(choice.index).addr).and_then(|stream| {
-            let source = Source::Backend { attempt: self.attempts };
+            let source = Source::of_attempt(self.attempts);
             desk.watch(&stream, Subject::Connection(self.token, source))?;
             Ok(stream)
         });

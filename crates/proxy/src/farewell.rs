@@ -7,7 +7,7 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use edgeproxy_postgres::wire::{self, First, Severity};
+use edgeproxy_postgres::wire::{self, First};
 use edgeproxy_route::NoRoute;
 
 use crate::close::Refusal;
@@ -17,6 +17,8 @@ use crate::socket::Socket;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Requests for encryption answered, at most: a client asks for each kind once.
 const MOST_REQUESTS: u8 = 4;
+/// What a client may send after the error and still be listened to: more than any does, and soon read.
+const MOST_HEARD: usize = 64 << 10;
 /// Not now: the server cannot be connected to (`cannot_connect_now`).
 const CANNOT_CONNECT_NOW: &str = "57P03";
 /// Not so many (`too_many_connections`).
@@ -33,14 +35,16 @@ pub(crate) struct Farewell {
     /// What it gets to know; `None` once that was sent.
     error: Option<Vec<u8>>,
     requests: u8,
+    /// Bytes that came after the error.
+    heard: usize,
 }
 
 impl Farewell {
     /// For a client that waits for a server of this app. `None`: there is nobody to tell, or nothing that would help.
     pub(crate) fn of(refusal: Refusal, app: &str, waited: Duration, now: Instant) -> Option<Self> {
         let (code, text) = reason(refusal, app, waited)?;
-        let error = Some(wire::error_response(Severity::Fatal, code, &text));
-        Some(Self { refusal, until: now + PATIENCE, error, requests: 0 })
+        let error = Some(wire::error_response(code, &text));
+        Some(Self { refusal, until: now + PATIENCE, error, requests: 0, heard: 0 })
     }
 
     /// Goes as far as it gets; ready when all is said, or nobody listens.
@@ -49,7 +53,7 @@ impl Farewell {
             if now >= self.until || socket.is_broken() {
                 return Poll::Ready(());
             }
-            let heard = if self.error.is_some() { self.listen(socket) } else { drain(socket) };
+            let heard = if self.error.is_some() { self.listen(socket) } else { self.drain(socket) };
             match heard {
                 Heard::More => {}
                 Heard::Nothing => return Poll::Pending,
@@ -92,22 +96,25 @@ impl Farewell {
         }
         Heard::More
     }
+
+    /// What comes after the error is of no interest, but a socket that is closed with bytes unread resets the connection,
+    /// and takes the error away from the client. Whoever sends without end does not mind.
+    fn drain(&mut self, socket: &mut Socket) -> Heard {
+        match socket.read(&mut [0; 4096]) {
+            Poll::Pending => Heard::Nothing,
+            Poll::Ready(Err(_) | Ok(0)) => Heard::End,
+            Poll::Ready(Ok(count)) => {
+                self.heard += count;
+                if self.heard < MOST_HEARD { Heard::More } else { Heard::End }
+            }
+        }
+    }
 }
 
 enum Heard {
     More,
     Nothing,
     End,
-}
-
-/// What comes after the error is of no interest, but a socket that is closed with bytes unread resets the connection,
-/// and takes the error away from the client.
-fn drain(socket: &mut Socket) -> Heard {
-    match socket.read(&mut [0; 1024]) {
-        Poll::Pending => Heard::Nothing,
-        Poll::Ready(Err(_) | Ok(0)) => Heard::End,
-        Poll::Ready(Ok(_)) => Heard::More,
-    }
 }
 
 /// The SQLSTATE and the text, which says what is missing.

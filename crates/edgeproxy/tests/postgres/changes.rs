@@ -174,9 +174,30 @@ async fn of_two_primaries_on_one_timeline_none_is_served() {
         stage.candidates("primary").await.iter().map(|one| one["standing"].to_string()).collect();
     assert_eq!(standings, ["\"other_role\""; 3]);
 
+    // One that falls silent may still be a primary to others. That it is not, whoever takes it out of the table says.
     stage.syd.stop().await.unwrap();
+    stage.until_role("syd", "unknown").await;
+    assert_eq!(stage.role("lhr").await, "disputed");
+    stage.site.sql("DELETE FROM backends WHERE id = 'syd'").unwrap();
     until_place(stage.primary(), "lhr primary").await;
     assert_eq!(stage.pop.count("edge_primary_disputed", &[("app", "db")]).await.unwrap(), 0);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn sessions_leave_a_former_primary_that_was_taken_out_of_the_table() {
+    if there_is_none() {
+        return;
+    }
+    let stage = Stage::start(&config("", "")).await;
+    let mut session = Session::open(stage.primary()).await.unwrap();
+    // Nobody else is known to be the primary: it may be the one.
+    stage.site.sql("DELETE FROM backends WHERE id = 'fra'").unwrap();
+    stage.until_role("lhr", "behind").await;
+    assert_eq!(session.value("SELECT 1").await.unwrap(), "1");
+    stage.lhr.promote().await.unwrap();
+    session.closed().await.unwrap();
+    until_place(stage.primary(), "lhr primary").await;
     stage.stop().await;
 }
 

@@ -84,9 +84,48 @@ fn a_replica_of_a_younger_timeline_is_evidence_too() {
     let mut stage = Stage::new();
     let (old, replica) = (stage.primary(0, 1, 500, 1), stage.replica(0, 2, 400));
     assert_eq!(stage.judge(0, &[&old, &replica]).primary, Primary::None);
+    // It falls silent: it was seen all the same.
+    assert_eq!(stage.judge(0, &[&old, &down()]).primary, Primary::None);
+    assert_eq!(stage.judge.witnesses(), [1]);
+    // Somebody takes it away: it was a mistake, and is none of ours any more.
+    let verdict = stage.judge(0, &[&old]);
+    assert_eq!((verdict.primary, verdict.timeline), (Primary::One(0), 1));
+    assert_eq!(stage.judge.witnesses(), [0]);
+}
+
+#[test]
+fn who_claimed_it_and_fell_silent_still_does() {
     let mut stage = Stage::new();
-    stage.judge.learn_timeline(2);
-    assert_eq!(stage.judge(0, &[&old]).primary, Primary::None);
+    let disputed = Primary::Disputed(vec![0, 1]);
+    let (one, other) = (stage.primary(0, 3, 1, 7), stage.primary(0, 3, 2, 8));
+    assert_eq!(stage.judge(0, &[&one, &other]).primary, disputed);
+    let verdict = stage.judge(1000, &[&stage.primary(1000, 3, 1, 7), &down()]);
+    assert_eq!(verdict.primary, disputed);
+    assert_eq!(verdict.standings, [Standing::Claimant, Standing::Down]);
+    // Seen as a replica, it claims nothing any more.
+    let follows = stage.replica(2000, 3, 1);
+    assert_eq!(stage.judge(2000, &[&stage.primary(2000, 3, 1, 7), &follows]).primary, Primary::One(0));
+    assert_eq!(stage.judge(3000, &[&stage.primary(3000, 3, 1, 7), &down()]).primary, Primary::One(0));
+    // The other way round, and it never comes back.
+    assert_eq!(stage.judge(4000, &[&down(), &stage.primary(4000, 3, 1, 8)]).primary, disputed);
+    assert_eq!(stage.judge(33_000, &[&down(), &stage.primary(33_000, 3, 1, 8)]).primary, disputed);
+    assert_eq!(stage.judge(33_001, &[&down(), &stage.primary(33_001, 3, 1, 8)]).primary, Primary::One(1));
+    // Taken away, or left behind by a promotion, it is out at once.
+    assert_eq!(stage.judge(34_000, &[&stage.primary(34_000, 3, 1, 7), &down()]).primary, disputed);
+    assert_eq!(stage.judge(34_001, &[&stage.primary(34_001, 3, 1, 7)]).primary, Primary::One(0));
+    assert_eq!(stage.judge(35_000, &[&down(), &stage.primary(35_000, 4, 1, 8)]).primary, Primary::One(1));
+}
+
+#[test]
+fn a_primary_that_restarts_does_not_dispute_with_itself() {
+    let mut stage = Stage::new();
+    let before = |stage: &Stage, at| stage.primary(at, 1, 500, 7);
+    // By two addresses, of which one is not heard again.
+    assert_eq!(stage.judge(0, &[&before(&stage, 0), &before(&stage, 0)]).primary, Primary::One(0));
+    assert_eq!(stage.judge(500, &[&down(), &down()]).primary, Primary::None);
+    let after = stage.primary(1000, 1, 500, 8);
+    assert_eq!(stage.judge(1000, &[&down(), &after]).primary, Primary::One(1));
+    assert_eq!(stage.judge(1001, &[&after, &after]).primary, Primary::One(0));
 }
 
 #[test]
@@ -157,6 +196,22 @@ fn commits_tell_more_precisely_than_positions_and_by_the_primarys_clock() {
     let verdict = stage.judge(5000, &[&primary, &replica]);
     let Standing::Fresh(lag) = verdict.standings[1] else { panic!("{verdict:?}") };
     assert_eq!(lag.staleness(stage.at(5000)), Duration::from_millis(50));
+}
+
+#[test]
+fn a_commit_of_a_clock_that_was_ahead_does_not_hide_a_replica_that_stands_still() {
+    let mut stage = Stage::new();
+    for second in 0..5 {
+        let at = second * 1000;
+        let primary = stage.primary(at, 1, 500 + 10 * second, 1);
+        // It has what the primary had after one second, and not what it had after two; the commit says it is of today.
+        let commit = 3_600_000_000 + 3_600_000_000;
+        let replica = with(&stage.replica(at, 1, 510), |seen| seen.replayed_commit = Some(commit));
+        let verdict = stage.judge(at, &[&primary, &replica]);
+        if second >= 2 {
+            assert_eq!(lag(verdict.standings[1]).1, u128::from(at - 2000));
+        }
+    }
 }
 
 #[test]

@@ -68,9 +68,9 @@ fn what_is_something_else_is_told_at_once() {
 
 #[test]
 fn an_answer_holds_what_clients_look_for() {
-    let bytes = error_response(Severity::Fatal, "57P03", "no primary\0at the moment");
+    let bytes = error_response("57P03", "no primary\0at the moment");
     assert_eq!(bytes, b"E\0\0\0\x34SFATAL\0VFATAL\0C57P03\0Mno primary at the moment\0\0");
-    let long = error_response(Severity::Error, "08006", &"\u{e4}".repeat(700));
+    let long = error_response("08006", &"\u{e4}".repeat(700));
     assert_eq!(usize::try_from(u32::from_be_bytes(long[1..5].try_into().unwrap())).unwrap(), long.len() - 1);
     assert!(long.len() < 1100 && String::from_utf8(long[5..].to_vec()).is_ok());
 }

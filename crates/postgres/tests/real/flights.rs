@@ -53,6 +53,11 @@ fn a_statement_takes_one_round_trip() {
             let (flights, inserted) = counted(&path, connection.execute(&statement, &values)).await;
             assert_eq!((flights, inserted.unwrap()), (1, 1));
         }
+        // Other types make another statement of the same text.
+        for given in [Type::INT8, Type::TEXT, Type::INT8] {
+            let statement = connection.prepared("SELECT $1", std::slice::from_ref(&given)).await.unwrap();
+            assert_eq!(statement.params(), [given]);
+        }
         let (flights, sync) = counted(&path, connection.check_connection()).await;
         assert_eq!((flights, sync.unwrap()), (1, ()));
         Ok(())

@@ -12,3 +12,5 @@ mod lag;
 mod pool;
 mod region;
 mod stage;
+mod takeover;
+mod waits;

@@ -2,12 +2,12 @@
 //! nothing: all databases of an app are judged beside each other, by the pure rules of the `postgres` crate, and what
 //! comes of it lands in each backend's state. Sessions that are no longer where they belong are closed.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeproxy_postgres::{Judge, Limits, Observed, Standing, Why};
-use edgeproxy_route::{Backend, Lag, Role, SlotKey, StatePool, Wanted};
+use edgeproxy_route::{Backend, BackendAddr, Lag, Role, SlotKey, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -33,8 +33,9 @@ pub(super) struct Judged {
     pub(super) news: Arc<Notify>,
     /// What was found before, whoever has come and gone since.
     judge: Arc<Mutex<Judge<String>>>,
-    /// Whoever has not said anything by then is out.
+    /// Whoever has not said anything by then, counted from the first of them, is out.
     patience: Duration,
+    hear_all_until: Instant,
     members: Vec<Member>,
     task: Option<JoinHandle<()>>,
 }
@@ -50,6 +51,7 @@ impl Judged {
             news: Arc::default(),
             judge: Arc::new(Mutex::new(judge)),
             patience: timeout * 2,
+            hear_all_until: Instant::now(),
             members: Vec::new(),
             task: None,
         }
@@ -64,7 +66,10 @@ impl Judged {
             return;
         }
         // Whoever answers first could be a primary of long ago, or a primary beside replicas that are about to answer.
-        let hear_all = if self.members.is_empty() { self.patience } else { Duration::ZERO };
+        if self.members.is_empty() {
+            self.hear_all_until = Instant::now() + self.patience;
+        }
+        let hear_all = self.hear_all_until.saturating_duration_since(Instant::now());
         self.members.clone_from(&members);
         self.stop();
         let court = Court {
@@ -73,6 +78,7 @@ impl Judged {
             members,
             judge: Arc::clone(&self.judge),
             told_disputed: false,
+            is_new: true,
         };
         self.task = Some(tokio::spawn(court.keep_judging(Arc::clone(&self.news), hear_all)));
     }
@@ -97,6 +103,8 @@ struct Court {
     members: Vec<Member>,
     judge: Arc<Mutex<Judge<String>>>,
     told_disputed: bool,
+    /// It has not judged yet.
+    is_new: bool,
 }
 
 impl Court {
@@ -120,7 +128,7 @@ impl Court {
     async fn judge(&mut self) {
         let found = self.find();
         let states = Arc::clone(self.pop.table().states());
-        let mut changed = false;
+        let (mut changed, is_new) = (false, std::mem::take(&mut self.is_new));
         for (member, (role, lag)) in self.members.iter().zip(&found) {
             let was = states.role(member.key.slot());
             states.set_role(member.key, *role, *lag);
@@ -135,8 +143,12 @@ impl Court {
         }
         self.tell_dispute(found.iter().any(|(role, _)| *role == Role::Disputed));
         if changed {
+            self.tell_former(&found);
             self.pop.evidence_changed();
-            self.close_sessions(&states).await;
+        }
+        // Somebody may have been taken away, or have moved, and left sessions behind.
+        if changed || is_new {
+            self.close_sessions(&found).await;
         }
     }
 
@@ -146,6 +158,20 @@ impl Court {
         let observed: Vec<(String, Observed)> = self.members.iter().map(observed).collect();
         let verdict = self.judge.lock().judge(&observed, Instant::now());
         verdict.standings.into_iter().map(role_and_lag).collect()
+    }
+
+    /// A server that is former for no reason is so because of one that was promoted by mistake: that one has to go.
+    fn tell_former(&self, found: &[(Role, Lag)]) {
+        if found.iter().any(|(role, _)| *role == Role::Former) {
+            let mut seen_on_it = self.judge.lock().witnesses();
+            seen_on_it.sort_unstable();
+            let seen_on_it = seen_on_it.join(", ");
+            tracing::warn!(
+                app = self.app,
+                seen_on_it,
+                "a younger timeline is believed in while these are in the table"
+            );
+        }
     }
 
     fn tell_dispute(&mut self, disputed: bool) {
@@ -161,39 +187,61 @@ impl Court {
     }
 
     /// Closes sessions of listeners for the primary to whoever is known not to be it, and sessions on stale replicas
-    /// where the listener says so. Whoever cannot be reached may still be the primary, as long as no other is.
-    async fn close_sessions(&self, states: &StatePool) {
-        let roles = || self.members.iter().map(|member| (member, states.role(member.key.slot())));
-        let has_primary = roles().any(|(_, role)| role == Role::Primary);
-        let in_role = |out: &dyn Fn(Role) -> bool| -> HashSet<String> {
-            roles().filter(|(_, role)| out(*role)).map(|(member, _)| member.backend.id.clone()).collect()
+    /// where the listener says so. Whoever cannot be reached, or was taken away, may still be the primary, as long as no
+    /// other is.
+    async fn close_sessions(&self, found: &[(Role, Lag)]) {
+        let in_role = |is: &dyn Fn(Role) -> bool| {
+            let members = self.members.iter().zip(found).filter(|(_, (role, _))| is(*role));
+            Servers(members.map(|(member, _)| (member.backend.id.clone(), member.backend.addr)).collect())
         };
-        let not_primary = in_role(&|role| match role {
-            Role::Primary => false,
-            Role::Unknown => has_primary,
-            Role::Replica | Role::Behind | Role::Severed | Role::Disputed | Role::Former => true,
-        });
+        let primary = in_role(&|role| role == Role::Primary);
+        let deposed = in_role(&|role| !matches!(role, Role::Primary | Role::Unknown));
         let stale = in_role(&|role| matches!(role, Role::Behind | Role::Severed | Role::Disputed | Role::Former));
+
+        let of_app = |app: &Option<String>, of: &str| app.as_ref().is_none_or(|app| app == of);
+        let mut listeners = self.pop.listeners.iter().map(|listener| &listener.settings);
+        let any_for_primary =
+            listeners.clone().any(|settings| of_app(&settings.app, &self.app) && settings.wanted == Wanted::Primary);
+        let any_closes_stale = listeners.any(|settings| of_app(&settings.app, &self.app) && settings.close_stale);
+        let close_former = any_for_primary && !(primary.0.is_empty() && deposed.0.is_empty());
+        let close_stale = any_closes_stale && !stale.0.is_empty();
+        if !close_former && !close_stale {
+            return;
+        }
+
         let (pop, app) = (Arc::clone(&self.pop), self.app.clone());
         // It waits for every core.
         let closing = tokio::task::spawn_blocking(move || {
-            let ours = move |app: &str, backend: &Backend, ids: &HashSet<String>| {
-                backend.app == app && ids.contains(&backend.id)
-            };
-            let of_app = app.clone();
-            let former = pop.end(Close::RoleChange, move |record| {
-                record.listener.settings.wanted == Wanted::Primary && ours(&of_app, &record.backend, &not_primary)
-            });
-            let of_app = app.clone();
-            let stale = pop.end(Close::StaleReplica, move |record| {
-                record.listener.settings.close_stale && ours(&of_app, &record.backend, &stale)
-            });
-            if former + stale > 0 {
-                tracing::warn!(app, former, stale, "sessions closed as roles changed");
+            let (mut former_ended, mut stale_ended) = (0, 0);
+            if close_former {
+                let app = app.clone();
+                former_ended = pop.end(Close::RoleChange, move |record| {
+                    let backend = &record.backend;
+                    let elsewhere = if primary.0.is_empty() { deposed.have(backend) } else { !primary.have(backend) };
+                    record.listener.settings.wanted == Wanted::Primary && backend.app == app && elsewhere
+                });
+            }
+            if close_stale {
+                let app = app.clone();
+                stale_ended = pop.end(Close::StaleReplica, move |record| {
+                    record.listener.settings.close_stale && record.backend.app == app && stale.have(&record.backend)
+                });
+            }
+            if former_ended + stale_ended > 0 {
+                tracing::warn!(app, former = former_ended, stale = stale_ended, "sessions closed as roles changed");
             }
         });
         // It fails only as the process ends.
         let _ = closing.await;
+    }
+}
+
+/// Some of the databases, and where they are: one that has moved is another.
+struct Servers(HashMap<String, BackendAddr>);
+
+impl Servers {
+    fn have(&self, backend: &Backend) -> bool {
+        self.0.get(&backend.id) == Some(&backend.addr)
     }
 }
 

@@ -25,6 +25,16 @@ pub(crate) struct Token {
 
 /// Room for the client and fifteen attempts; 28 bits are left for the index.
 const SOURCE_BITS: u32 = 4;
+/// Numbers for attempts.
+const ATTEMPTS: u8 = (1 << SOURCE_BITS) - 1;
+
+impl Source {
+    /// The backend of a client's `count`th attempt, from 1. Numbers come again long after the sockets that had them were
+    /// closed.
+    pub(crate) fn of_attempt(count: u8) -> Self {
+        Self::Backend { attempt: count.saturating_sub(1) % ATTEMPTS + 1 }
+    }
+}
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -92,10 +92,16 @@ impl Errand {
         }
     }
 
-    /// Whether the backend that has answered still has a role that the listener's clients are for.
+    /// Whether the backend that has answered is still in the table, there, with a role that the listener's clients are for.
     pub(super) fn has_role(&self, reached: &Dialling) -> bool {
         let wanted = self.listener().settings.wanted;
-        let slot = reached.table.key(reached.choice.index).slot();
-        wanted == Wanted::Any || wanted.may_have(reached.table.states().role(slot))
+        if wanted == Wanted::Any {
+            return true;
+        }
+        let key = reached.table.key(reached.choice.index);
+        let address = reached.table.backend(reached.choice.index).addr;
+        let table = self.listener().table.load();
+        let is_there = table.find(key).is_some_and(|index| table.backend(index).addr == address);
+        is_there && wanted.may_have(table.states().role(key.slot()))
     }
 }
