@@ -63,6 +63,8 @@ pub(super) struct Left {
 enum State {
     Nothing,
     Upload(String),
+    /// An upload whose parts are being joined: it may be an object by now.
+    Completing(String),
     Object,
 }
 
@@ -92,6 +94,10 @@ impl Left {
         self.state = State::Upload(id.to_owned());
     }
 
+    pub(super) fn completing(&mut self, id: &str) {
+        self.state = State::Completing(id.to_owned());
+    }
+
     pub(super) fn object(&mut self) {
         self.state = State::Object;
     }
@@ -104,9 +110,10 @@ impl Left {
 
     /// Removes it and waits for that; what fails is told, and left to the sweep of a later run.
     pub(super) async fn remove(mut self) -> Result<(), Failure> {
-        let state = std::mem::replace(&mut self.state, State::Nothing);
-        let unnamed = std::mem::take(&mut self.unnamed);
-        remove(&self.store, &self.key, &state, unnamed).await
+        let removed = remove(&self.store, &self.key, &self.state, self.unnamed).await;
+        // Not before: who is dropped while it waits leaves it to the janitor.
+        (self.state, self.unnamed) = (State::Nothing, false);
+        removed
     }
 }
 
@@ -131,6 +138,10 @@ async fn remove(store: &Arc<Store>, key: &str, state: &State, unnamed: bool) -> 
     match state {
         State::Nothing => {}
         State::Upload(id) => abort(&mut line, key, id).await?,
+        State::Completing(id) => {
+            abort(&mut line, key, id).await?;
+            delete(&mut line, key).await?;
+        }
         State::Object => delete(&mut line, key).await?,
     }
     if unnamed {

@@ -153,7 +153,7 @@ impl Line {
             }
             Ok(Ok(reply)) => {
                 self.connection = None;
-                reply
+                reply.and(Err(Reason::Odd("it answered before all had gone out".to_owned())))
             }
             Ok(Err(reason)) | Err(reason) => {
                 self.connection = None;

@@ -94,7 +94,8 @@ impl std::str::FromStr for Endpoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("{text:?} is no endpoint: {why}; it looks like https://fly.storage.tigris.dev");
+        // What was given is not shown: a secret may have come into the wrong variable.
+        let wrong = |why: &str| format!("no endpoint: {why}; it looks like https://fly.storage.tigris.dev");
         let (tls, rest) = match text.split_once("://") {
             Some(("https", rest)) => (true, rest),
             Some(("http", rest)) => (false, rest),

@@ -181,6 +181,8 @@ impl Run {
         outcome.parts = done.iter().map(|done| done.times).collect();
 
         let Some(first) = lines.first_mut() else { return Ok(lines) };
+        // Whether or not the answer comes, the parts may be joined.
+        left.completing(&id);
         self.complete(first, &id, &done).await?;
         left.object();
         outcome.create_seconds = (created - began).as_secs_f64();

@@ -276,6 +276,7 @@ impl Storage {
                 progress.end();
                 // Nothing will be better in the next round.
                 if outcomes.is_empty() && !failures.is_empty() && round == 1 && plans.len() == 1 {
+                    janitor.finish(TIDY_WITHIN).await;
                     return Err(Failure::Failed(failures.concat()));
                 }
             }
