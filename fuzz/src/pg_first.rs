@@ -6,7 +6,7 @@
 //! - A refusal is one message, whose length is right and whose texts hold no end of a text.
 
 use arbitrary::{Arbitrary, Unstructured};
-use edgeproxy_postgres::wire::{First, LOOKED_AT, Severity, error_response, first};
+use edgeproxy_postgres::wire::{First, LOOKED_AT, error_response, first};
 
 /// A login as some client would write it.
 #[derive(Arbitrary, Debug)]
@@ -40,7 +40,7 @@ pub fn pg_first(data: &[u8]) {
     }
 
     let text = String::from_utf8_lossy(data);
-    let answer = error_response(Severity::Fatal, "57P03", &text);
+    let answer = error_response("57P03", &text);
     let length = u32::from_be_bytes(answer[1..5].try_into().expect("four bytes"));
     assert_eq!(answer.len(), 1 + usize::try_from(length).expect("small"));
     // Four texts, each ended once, and the end of all.
