@@ -2,7 +2,7 @@
 #
 #   make demo    see the product: ten regions on this machine; needs Rust and gcc alone, and no root. PostgreSQL is used
 #                where it is installed, else fetched (25 MB)
-#   make test    everything CI checks; installs the packages below, fetches a kernel, builds cargo-deny and
+#   make test    everything CI checks; installs the packages below, fetches a kernel, builds cargo-deny, s3s-fs and
 #                boringtun-cli, asks for known vulnerabilities
 #   make bench   edgeproxy beside nginx and HAProxy, interleaved; writes benchmarks/runs/
 #   make bench-peers     creating, using and deleting peers, beside ten and beside a million of them
