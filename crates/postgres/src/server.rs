@@ -14,8 +14,9 @@ mod url;
 /// ```
 /// use edgeproxy_postgres::Server;
 ///
-/// let server = Server::from_url("postgres://app:secret@10.50.0.1:5433/contacts?sslmode=disable").unwrap();
+/// let server = Server::from_url("postgres://app:secret@10.50.0.1:5433/contacts?sslmode=disable")?;
 /// assert_eq!(server.to_string(), "10.50.0.1:5433");
+/// # Ok::<(), edgeproxy_postgres::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Server {
