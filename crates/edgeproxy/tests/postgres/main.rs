@@ -10,6 +10,7 @@
 
 mod changes;
 mod drivers;
+mod partition;
 mod refusals;
 mod session;
 mod stage;

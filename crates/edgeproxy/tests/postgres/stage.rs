@@ -6,6 +6,7 @@ use std::path::Path;
 
 use edgeproxy_route::RawBackend;
 use edgeproxy_world::postgres::{Binaries, PASSWORD, Plan, ScratchPostgres};
+use edgeproxy_world::wan::{Link, TcpPath, Wan};
 use edgeproxy_world::{LONG, Pop, Site, eventually, row};
 use serde_json::Value;
 
@@ -36,10 +37,23 @@ pub(crate) fn there_is_none() -> bool {
 /// The three, streaming, and somebody who may watch them.
 pub(crate) async fn servers(fra: Plan) -> [ScratchPostgres; 3] {
     let fra = fra.start().await.unwrap();
+    let address = fra.address();
+    streaming(fra, address).await
+}
+
+/// The same; whoever goes to Frankfurt goes this way.
+pub(crate) async fn servers_through(fra: Plan, wan: &Wan, link: Link) -> ([ScratchPostgres; 3], TcpPath) {
+    let fra = fra.start().await.unwrap();
+    let way = wan.tcp(fra.address(), link).unwrap();
+    let address = way.address();
+    (streaming(fra, address).await, way)
+}
+
+async fn streaming(fra: ScratchPostgres, address: SocketAddr) -> [ScratchPostgres; 3] {
     let role = format!("CREATE ROLE {MONITOR} LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_monitor");
     fra.sql(&role).await.unwrap();
-    let lhr = fra.standby("lhr").await.unwrap();
-    let syd = fra.standby("syd").await.unwrap();
+    let lhr = fra.standby_through("lhr", address).await.unwrap();
+    let syd = fra.standby_through("syd", address).await.unwrap();
     for standby in [&lhr, &syd] {
         standby.catch_up(&fra).await.unwrap();
     }
@@ -70,13 +84,23 @@ impl Stage {
     }
 
     /// In front of these.
-    pub(crate) async fn with([fra, lhr, syd]: [ScratchPostgres; 3], config: &str) -> Self {
+    pub(crate) async fn with(servers: [ScratchPostgres; 3], config: &str) -> Self {
+        let addresses = servers.each_ref().map(ScratchPostgres::address);
+        Self::before(servers, addresses, config).await
+    }
+
+    /// In front of these, each at an address of its own.
+    pub(crate) async fn before(
+        [fra, lhr, syd]: [ScratchPostgres; 3],
+        addresses: [SocketAddr; 3],
+        config: &str,
+    ) -> Self {
         let site = Site::new(Path::new(env!("CARGO_BIN_EXE_edgeproxy"))).unwrap();
         let file = site.file("monitor.password");
         std::fs::write(&file, PASSWORD).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-        for server in [&fra, &lhr, &syd] {
-            let row = row(server.region(), server.region(), server.address());
+        for (server, address) in [&fra, &lhr, &syd].into_iter().zip(addresses) {
+            let row = row(server.region(), server.region(), address);
             site.add(RawBackend { app: Some("db".to_owned()), ..row }).unwrap();
         }
         let pop = site.plan(config).region("lhr").start().await.unwrap();
