@@ -6,31 +6,36 @@ use std::time::Duration;
 
 use edgeproxy_world::Bucket;
 use edgeproxy_world::wan::{Link, REGION_ROUND_TRIPS, Wan};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::client::store;
 use crate::failure::{Context, Failure};
 use crate::progress::{self, Progress};
 use crate::site::Site;
 
-/// Bits per second: what five streams with a send buffer of 4 MiB each can fill over the longest way.
-const RATE: u64 = 200_000_000;
-/// Bytes of the object in one request; that in parts is the published one, 40 s of the link.
+/// Megabits per second of the links; the faster is about what five streams with a send buffer of 4 MiB each can fill over
+/// the longest way.
+pub(super) const RATES: [u64; 2] = [100, 200];
+/// Bytes of the object in one request; that in parts is the published one.
 const SINGLE: &str = "100MB";
-/// A tenth of a second of the link may wait.
-const QUEUE: usize = 2_500_000;
 /// What the headers of IP and TCP take of a packet of 1,500 bytes.
 const PAYLOAD: f64 = 1448.0 / 1500.0;
+/// Seconds at the beginning in which streams still grow.
+const GROWING: usize = 4;
 
-/// One region.
+/// One region by one link.
 #[derive(Debug, Serialize)]
 pub(super) struct Region {
     pub(super) name: &'static str,
     pub(super) round_trip_ms: f64,
+    pub(super) link_mbit: u64,
+    pub(super) congestion_control: String,
     pub(super) mb_per_second: f64,
-    pub(super) goodput_mb_per_second: f64,
     /// Of what the link carries, in percent.
     pub(super) share_percent: f64,
+    /// The same without the first seconds and without those in which not all streams had something to send.
+    pub(super) share_of_all_percent: Option<f64>,
     pub(super) share_single_percent: f64,
 }
 
@@ -39,48 +44,88 @@ pub(super) fn measure(site: &Site, most: usize) -> Result<Vec<Region>, Failure> 
     if !site.edgeproxy.exists() {
         return Ok(regions);
     }
-    let mut progress = Progress::new(REGION_ROUND_TRIPS.len().min(most));
+    let mut progress = Progress::new(REGION_ROUND_TRIPS.len().min(most) * RATES.len());
     for (name, round_trip) in REGION_ROUND_TRIPS.into_iter().take(most) {
-        progress.step(&format!("{name}: a link of {} Mbit/s", RATE / 1_000_000));
-        match region(site, name, round_trip) {
-            Ok(region) => regions.push(region),
-            Err(failure) => progress::note(&format!("{name}: {failure}")),
+        for rate in RATES {
+            progress.step(&format!("{name}: a link of {rate} Mbit/s"));
+            match region(site, name, round_trip, rate) {
+                Ok(region) => regions.push(region),
+                Err(failure) => progress::note(&format!("{name}: {failure}")),
+            }
         }
     }
     progress.finish();
     Ok(regions)
 }
 
-fn region(site: &Site, name: &'static str, round_trip: Duration) -> Result<Region, Failure> {
+fn region(site: &Site, name: &'static str, round_trip: Duration, rate: u64) -> Result<Region, Failure> {
     let wan = Wan::start(1).context("no virtual network")?;
-    let link = Link { rate: Some(RATE), queue: QUEUE, ..Link::half_of(round_trip) };
-    let path = wan.tun(link).context("no path")?;
+    let bits = rate * 1_000_000;
+    // A tenth of a second of the link may wait.
+    let queue = usize::try_from(bits / 80).unwrap_or(usize::MAX);
+    let path = wan.tun(Link { rate: Some(bits), queue, ..Link::half_of(round_trip) }).context("no path")?;
     let there = SocketAddr::from((path.far().address(), 7000));
     let bucket = path.far().within(move || Bucket::start_at(there)).context("no namespace")?;
     let bucket = bucket.context("cannot start the bucket")?;
-    let upload = |mode: &str| -> Result<(f64, f64), Failure> {
+    let upload = |mode: &str| -> Result<Outcome, Failure> {
         let mut command = Command::new(&site.edgeproxy);
         command.args(["bench", "storage", "--repeat", "1", "--retries", "0", "--no-sweep-old", "--json"]);
         command.args(["--mode", mode, "--size", SINGLE]);
         store(&mut command, &format!("http://{there}"));
         let output = path.near().within(move || command.output()).context("no namespace")?;
         let output = output.context("cannot run edgeproxy")?;
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
+        let answer: Value = serde_json::from_slice(&output.stdout)
             .context(format!("no figures: {}", String::from_utf8_lossy(&output.stderr)))?;
-        let run = &answer["report"]["settings"][0]["runs"][0];
-        let figure = |name: &str| run[name].as_f64().unwrap_or(0.0);
-        Ok((figure("mb_per_second"), figure("goodput_mb_per_second")))
+        let run = answer["report"]["settings"][0]["runs"][0].clone();
+        serde_json::from_value(run).context("other figures than expected")
     };
-    let (rate, goodput) = upload("parts")?;
-    let (single, _) = upload("single")?;
+    let parts = upload("parts")?;
+    let single = upload("single")?;
     drop(bucket);
-    let carried = RATE as f64 / 8e6 * PAYLOAD;
+    let share = |mb_per_second: f64| 100.0 * mb_per_second / (bits as f64 / 8e6 * PAYLOAD);
     Ok(Region {
         name,
         round_trip_ms: round_trip.as_secs_f64() * 1000.0,
-        mb_per_second: rate,
-        goodput_mb_per_second: goodput,
-        share_percent: 100.0 * rate / carried,
-        share_single_percent: 100.0 * single / carried,
+        link_mbit: rate,
+        congestion_control: parts.sockets.first().map(|socket| socket.congestion_control.clone()).unwrap_or_default(),
+        mb_per_second: parts.mb_per_second,
+        share_percent: share(parts.mb_per_second),
+        share_of_all_percent: parts.while_all_send().map(share),
+        share_single_percent: share(single.mb_per_second),
     })
+}
+
+/// What is read of a run.
+#[derive(Deserialize)]
+struct Outcome {
+    mb_per_second: f64,
+    /// Bytes of each second.
+    series: Vec<u64>,
+    parts: Vec<Part>,
+    sockets: Vec<Socket>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    stream: usize,
+    ended: f64,
+}
+
+#[derive(Deserialize)]
+struct Socket {
+    congestion_control: String,
+}
+
+impl Outcome {
+    /// MB/s while every stream had something to send, and none was new.
+    fn while_all_send(&self) -> Option<f64> {
+        let last = |of: &Part| {
+            let own = self.parts.iter().filter(|part| part.stream == of.stream);
+            own.map(|part| part.ended).fold(0.0, f64::max)
+        };
+        let first_idle = self.parts.iter().map(last).min_by(f64::total_cmp)?;
+        let seconds = self.series.iter().zip(1_u32..).take_while(|(_, second)| f64::from(*second) <= first_idle);
+        let full: Vec<u64> = seconds.map(|(bytes, _)| *bytes).skip(GROWING).collect();
+        (!full.is_empty()).then(|| full.iter().sum::<u64>() as f64 / full.len() as f64 / 1e6)
+    }
 }

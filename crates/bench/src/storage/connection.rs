@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -16,7 +17,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
@@ -86,7 +87,7 @@ pub(super) async fn dial(store: &Store) -> Result<Connection, Reason> {
     let addresses = addresses.map_err(|_| Reason::Name(late("answer to the look-up")))?;
     let addresses: Vec<SocketAddr> = addresses.map_err(|error| Reason::Name(format!("{host}: {error}")))?.collect();
     let named = began.elapsed();
-    let stream = timeout_at(deadline, any_of(&host, &addresses)).await;
+    let stream = timeout_at(deadline, any_of(&host, &addresses, store.congestion.as_deref())).await;
     let stream = stream.map_err(|_| Reason::Refused(late("connection")))??;
     let connected = began.elapsed();
     stream.set_nodelay(true).map_err(|error| Reason::Refused(error.to_string()))?;
@@ -111,15 +112,23 @@ pub(super) async fn dial(store: &Store) -> Result<Connection, Reason> {
 }
 
 /// The first address that answers; the last one's failure when none does.
-async fn any_of(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, Reason> {
+async fn any_of(host: &str, addresses: &[SocketAddr], congestion: Option<&str>) -> Result<TcpStream, Reason> {
     let mut failure = Reason::Name(format!("{host}: no address"));
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match reach(*address, congestion).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = Reason::Refused(format!("{address}: {error}")),
         }
     }
     Err(failure)
+}
+
+async fn reach(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if let Some(name) = congestion {
+        rustix::net::sockopt::set_tcp_congestion(&socket, name)?;
+    }
+    socket.connect(address).await
 }
 
 async fn speak<S>(stream: S) -> Result<(SendRequest<Outgoing>, JoinHandle<()>), Reason>

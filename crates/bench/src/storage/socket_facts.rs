@@ -4,6 +4,7 @@ use std::fs;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use rustix::net::{AddressFamily, SocketType};
 use serde::{Deserialize, Serialize};
 
 /// One connection, at its end.
@@ -110,6 +111,15 @@ pub(super) fn send_buffer_most() -> Option<u64> {
     fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").ok()?.split_whitespace().nth(2)?.parse().ok()
 }
 
+/// A sentence on why connections cannot have this congestion control, if so.
+pub(super) fn refusal(congestion: &str) -> Option<String> {
+    let tried = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)
+        .and_then(|socket| rustix::net::sockopt::set_tcp_congestion(socket, congestion));
+    let error = tried.err()?;
+    let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+    Some(format!("congestion control {congestion}: {error}; everybody may have here: {}", allowed.trim()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -128,6 +138,13 @@ mod tests {
         assert!(facts.congestion_window > 0 && facts.segment_bytes > 500 && facts.send_buffer_bytes > 0, "{facts:?}");
         assert!(facts.min_round_trip_ms > 0.0 && facts.min_round_trip_ms < 1000.0, "{facts:?}");
         assert!(!facts.congestion_control.is_empty() && facts.send_buffer_limited_percent <= 100.0, "{facts:?}");
+    }
+
+    #[test]
+    fn a_congestion_control_that_is_not_there_is_told_with_those_that_are() {
+        assert_eq!(refusal("reno"), None);
+        let told = refusal("nagle").unwrap();
+        assert!(told.starts_with("congestion control nagle: ") && told.contains("reno"), "{told}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
 use super::checksum::Checksum;
+use super::socket_facts;
 
 /// How a bucket is named in a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Store {
     pub keys: Keys,
     /// A checksum behind each body, if wanted.
     pub checksum: Option<Checksum>,
+    /// Congestion control of the connections, when not the system's own.
+    pub congestion: Option<String>,
     /// How long to wait.
     pub patience: Patience,
     /// How often a request is repeated after a failure that may pass.
@@ -212,6 +215,8 @@ pub struct Settings {
     pub addressing: Addressing,
     /// See [`Store::checksum`].
     pub checksum: Option<Checksum>,
+    /// See [`Store::congestion`].
+    pub congestion: Option<String>,
 }
 
 /// The variables, in the order in which they are told; `/env` shows which are set.
@@ -245,6 +250,7 @@ impl Settings {
             ca_file: None,
             addressing: Addressing::Auto,
             checksum: None,
+            congestion: None,
         }
     }
 
@@ -277,6 +283,9 @@ impl Settings {
             Some(_) => super::tls::client(self.ca_file.as_deref()).map_err(|why| wrong.push(why)).ok(),
             None => None,
         };
+        if let Some(name) = &self.congestion {
+            wrong.extend(socket_facts::refusal(name));
+        }
         let (Some(endpoint), Some(bucket), Some(keys), true) =
             (endpoint, self.bucket.clone(), self.keys.clone(), wrong.is_empty())
         else {
@@ -289,6 +298,7 @@ impl Settings {
             addressing: self.addressing,
             keys,
             checksum: self.checksum,
+            congestion: self.congestion.clone(),
             patience: Patience::default(),
             retries: RETRIES,
             tls,

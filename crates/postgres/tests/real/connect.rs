@@ -107,7 +107,14 @@ fn tls_is_what_its_mode_says() {
         let with = |host: &str, tls| Server { host: host.into(), ..superuser(&primary) }.tls(tls);
         let verify = |file: &std::path::Path| TlsMode::VerifyFull(Negotiation::Classic, file.to_owned());
 
-        for tls in [TlsMode::Require(Negotiation::Classic), verify(&trusted)] {
+        let version = primary.binaries().version().unwrap_or_default();
+        let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
+        let direct = (major >= 17).then_some(TlsMode::Require(Negotiation::Direct));
+        println!(
+            "PostgreSQL {version}: TLS from the first byte {}",
+            if direct.is_some() { "too" } else { "it knows not" }
+        );
+        for tls in [TlsMode::Require(Negotiation::Classic), verify(&trusted)].into_iter().chain(direct) {
             let (connection, phases) = connect(&with("localhost", tls), &Direct).await.unwrap();
             let row = connection.query_typed_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await;
             assert!(row.unwrap().get::<_, bool>(0));

@@ -76,6 +76,9 @@ pub(super) struct Storage {
     /// Have the store check what comes
     #[arg(long, value_enum)]
     checksum: Option<Check>,
+    /// Congestion control instead of the system's own, for example cubic, bbr or reno
+    #[arg(long, value_name = "NAME")]
+    congestion: Option<String>,
     /// Instead of AWS_ENDPOINT_URL_S3
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
@@ -240,6 +243,7 @@ impl Storage {
             Check::Crc64nvme => Checksum::Crc64Nvme,
             Check::Crc32 => Checksum::Crc32,
         });
+        settings.congestion = self.congestion.clone();
         let store = settings.store().map_err(|missing| Failure::Usage(missing.join("\nerror: ")))?;
         let patience = Patience { request: Duration::from_secs(self.timeout), ..store.patience };
         Ok(Store { retries: self.retries, patience, ..store })
