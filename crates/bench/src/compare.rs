@@ -160,30 +160,11 @@ fn judge(before: &Summary, after: &Summary, percent: f64, threshold_percent: f64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::{AskError, Fleet, Outcome, Row};
+    use crate::fleet::Outcome;
     use crate::sample::Sample;
 
     fn run(of: impl Fn(usize) -> Option<Vec<f64>>) -> Run {
-        let rows = Fleet::default().sites.into_iter().take(3).enumerate().map(|(index, site)| {
-            let outcome = match of(index) {
-                Some(values) => {
-                    let mut measured = Measured::default();
-                    measured.samples.insert(Operation::Insert, Sample(values));
-                    Outcome::Measured(Box::new(measured))
-                }
-                None => Outcome::Failed(AskError::Late(1)),
-            };
-            Row { site, outcome }
-        });
-        Run {
-            version: 1,
-            started: String::new(),
-            asked: String::new(),
-            requests: 1,
-            source: String::new(),
-            database: String::new(),
-            rows: rows.collect(),
-        }
+        Run::of_inserts((0..3).map(of))
     }
 
     fn verdicts(before: &Run, after: &Run) -> Vec<Verdict> {

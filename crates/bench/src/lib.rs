@@ -8,6 +8,7 @@
 //! report/   tables, charts, pages, files
 //! compare   two saved runs
 //! storage/  object storage: uploads, measured; its own endpoints, reports and pages
+//! turn      one run at a time, of whichever
 //! ```
 
 pub mod compare;
@@ -17,5 +18,7 @@ pub mod report;
 mod sample;
 pub mod service;
 pub mod storage;
+mod turn;
 
 pub use sample::{Sample, Summary};
+pub use turn::Turns;

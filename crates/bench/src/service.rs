@@ -10,16 +10,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
 use edgeproxy_postgres::{Reach, RegionPool};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
 
+use crate::Turns;
 use crate::db::{Plan, RunId};
 
 mod answer;
@@ -48,12 +47,7 @@ pub struct Service {
     /// What `/` asks, by DATABASE_URL; without, it asks the one that is measured.
     near: Option<RegionPool>,
     reach: Arc<dyn Reach>,
-    /// The run that goes on.
-    running: Mutex<Option<Arc<Running>>>,
-    /// Tells that it has ended.
-    over: Notify,
-    /// True: it is to end, and none is to begin.
-    stopping: watch::Sender<bool>,
+    turns: Turns,
     /// Runs whose rows may be left.
     owed: Mutex<Vec<RunId>>,
     metrics: Metrics,
@@ -64,7 +58,6 @@ pub struct Service {
 struct Running {
     run: RunId,
     plan: Plan,
-    since: SystemTime,
     /// Rounds done.
     done: AtomicUsize,
 }
@@ -80,8 +73,8 @@ struct Refusal {
 }
 
 impl Service {
-    /// Begins to look for the database; where there is none yet, this goes on in the background.
-    pub fn start(settings: Settings, reach: Arc<dyn Reach>) -> Arc<Self> {
+    /// Begins to look for the database; where there is none yet, this goes on in the background. A run takes one of `turns`.
+    pub fn start(settings: Settings, reach: Arc<dyn Reach>, turns: Turns) -> Arc<Self> {
         let database = settings.database.clone().map(|server| Arc::new(Database::new(server, Arc::clone(&reach))));
         let near = settings.near.clone().map(|near| RegionPool::new(near.region, &reach));
         match &database {
@@ -90,10 +83,8 @@ impl Service {
             }
             None => tracing::info!("DB_HOST is not set: database benchmark disabled"),
         }
-        let metrics = Metrics::default();
-        let (running, over, owed) = (Mutex::default(), Notify::new(), Mutex::default());
-        let stopping = watch::Sender::new(false);
-        Arc::new(Self { settings, database, near, reach, running, over, stopping, owed, metrics })
+        let (owed, metrics) = (Mutex::default(), Metrics::default());
+        Arc::new(Self { settings, database, near, reach, turns, owed, metrics })
     }
 
     /// The endpoints.
@@ -111,18 +102,7 @@ impl Service {
     /// Ends the run that goes on, begins no other, and waits until its rows are removed: for as long as platforms wait
     /// before they kill.
     pub async fn settle(&self) {
-        self.stopping.send_replace(true);
-        let over = async {
-            loop {
-                // Before the look: what ends in between is heard.
-                let over = self.over.notified();
-                if self.running.lock().is_none() {
-                    break;
-                }
-                over.await;
-            }
-        };
-        if timeout(SETTLE_WITHIN, over).await.is_err() {
+        if !self.turns.settle(SETTLE_WITHIN).await {
             tracing::warn!("a run is cut off: its rows are removed once they are a day old");
         }
     }

@@ -1,7 +1,7 @@
 //! Object storage, measured: uploads of generated data to any store that speaks S3.
 //!
 //! ```text
-//! upload      the story of a run: connect, begin, parts, complete, read back, delete
+//! upload      the story of a run: connect, send, read back, delete; multipart: begin, parts, complete
 //! store       where the store is, and how it is spoken to
 //! data        what is uploaded, made while it is sent
 //! line        one request after the other, each with deadlines and further attempts
@@ -9,18 +9,20 @@
 //! janitor     what must be removed however a run ended
 //! outcome     the figures of a run; report: those of many, page: the same to look at
 //! regions     the same asked of services
-//! endpoints   the part of the regional service
+//! endpoints   the part of the regional service; download: the data as such
 //! ```
 
 mod answer;
 mod checksum;
 mod connection;
 mod data;
+mod download;
 mod endpoints;
 mod failure;
 mod janitor;
 mod line;
 mod meter;
+mod multipart;
 mod outcome;
 mod page;
 mod plan;
@@ -30,6 +32,7 @@ mod read_back;
 mod regions;
 mod report;
 mod request;
+mod seconds;
 mod socket_facts;
 mod store;
 mod tls;

@@ -55,6 +55,8 @@ pub enum Fault {
     Dribble(Duration),
     /// The body is read at so many bytes per second.
     Slow(u64),
+    /// Success, without the ETag of what came.
+    Untagged,
     /// An answer that is not HTTP.
     Rubbish,
 }

@@ -4,14 +4,15 @@
 //! itself); only distances are made, and clients claim their addresses by the PROXY protocol.
 //!
 //! A [`Site`] is the place of one POP: a directory with its routing table. [`Backend`]s are put into the table,
-//! [`Site::start`] runs a [`Pop`] there, [`Client`]s connect to it. [`postgres`] is a database server with its standbys,
-//! [`wan`] the distances, and a [`Star`] all of it around a WireGuard hub.
+//! [`Site::start`] runs a [`Pop`] there, [`Client`]s connect to it. [`postgres`] is a database server with its standbys, a
+//! [`Bucket`] or a [`ForeignStore`] an object store, [`wan`] the distances, and a [`Star`] all of it around a WireGuard hub.
 
 mod backend;
 mod bucket;
 mod census;
 mod client;
 mod deadline;
+mod foreign;
 mod http;
 mod lines;
 mod pattern;
@@ -28,6 +29,7 @@ pub use bucket::{Bucket, Fault, Operation};
 pub use census::Census;
 pub use client::{Client, Ending, Header};
 pub use deadline::{LONG, eventually, within};
+pub use foreign::ForeignStore;
 pub use lines::Lines;
 pub use pattern::{Pattern, read_pattern, write_pattern};
 pub use pop::{Pop, PopPlan};

@@ -173,23 +173,18 @@ impl Measured {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fleet::Fleet;
-
-    fn run(of: [Option<f64>; 3]) -> Run {
-        let rows = Fleet::default().sites.into_iter().zip(of).map(|(site, value)| {
-            let outcome = match value {
-                Some(value) => {
-                    let samples = BTreeMap::from([(Operation::Insert, Sample(vec![value]))]);
-                    Outcome::Measured(Box::new(Measured { samples, ..Measured::default() }))
-                }
-                None => Outcome::Failed(AskError::Late(10)),
-            };
+impl Run {
+    /// A run over the usual sites, in their order: each has measured these inserts, or was too late.
+    pub(crate) fn of_inserts(inserts: impl IntoIterator<Item = Option<Vec<f64>>>) -> Self {
+        let rows = super::Fleet::default().sites.into_iter().zip(inserts).map(|(site, inserts)| {
+            let outcome = inserts.map_or(Outcome::Failed(AskError::Late(10)), |inserts| {
+                let samples = BTreeMap::from([(Operation::Insert, Sample(inserts))]);
+                Outcome::Measured(Box::new(Measured { samples, ..Measured::default() }))
+            });
             Row { site, outcome }
         });
-        Run {
-            version: 1,
+        Self {
+            version: super::VERSION,
             started: String::new(),
             asked: String::new(),
             requests: 1,
@@ -197,6 +192,15 @@ mod tests {
             database: String::new(),
             rows: rows.collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(inserts: [Option<f64>; 3]) -> Run {
+        Run::of_inserts(inserts.map(|insert| insert.map(|insert| vec![insert])))
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `/api/rds/benchmark`: one run at a time.
+//! `/api/rds/benchmark`: one run at a time, uploads counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,12 +9,14 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::database::Database;
 use super::{Refusal, Running, Service};
-use crate::db::{Mode, Plan, Record, RunId, Subject, measure};
+use crate::db::{Plan, Record, RunId, Subject, measure};
 use crate::sample::milliseconds;
+use crate::turn::{Activity, NoTurn, Turn};
 
 /// Runs whose rows are remembered to be left, at most; older ones are removed for their age.
 const OWED_MOST: usize = 100;
@@ -26,16 +28,7 @@ pub(super) const REGION_HEADER: HeaderName = HeaderName::from_static("x-fly-regi
 struct Busy {
     #[serde(flatten)]
     refusal: Refusal,
-    running: Current,
-}
-
-#[derive(Serialize)]
-struct Current {
-    run: RunId,
-    since: String,
-    mode: Mode,
-    iterations: usize,
-    done: usize,
+    running: Value,
 }
 
 pub(super) async fn benchmark(
@@ -70,15 +63,19 @@ impl Service {
             let refusal = self.refusal("Database not configured", None);
             return (status(StatusCode::SERVICE_UNAVAILABLE), Json(refusal)).into_response();
         };
-        let running = match self.begin(plan) {
-            Ok(running) => running,
-            Err(NoTurn::Running(other)) => return (StatusCode::CONFLICT, Json(self.busy(&other))).into_response(),
+        let running = Arc::new(Running { run: RunId::new(&self.settings.region), plan, done: AtomicUsize::new(0) });
+        let turn = match self.turns.begin(Arc::clone(&running) as Arc<dyn Activity>) {
+            Ok(turn) => turn,
+            Err(NoTurn::Running(running)) => {
+                let busy = Busy { refusal: self.refusal("A run is going on", None), running };
+                return (StatusCode::CONFLICT, Json(busy)).into_response();
+            }
             Err(NoTurn::Stopping) => {
                 return (StatusCode::SERVICE_UNAVAILABLE, Json(self.refusal("Stopping", None))).into_response();
             }
         };
         // On its own: somebody who hangs up leaves no rows behind, and no second run beside the first.
-        let run = tokio::spawn(Arc::clone(self).run(database, running));
+        let run = tokio::spawn(Arc::clone(self).run(database, running, turn));
         match run.await {
             Ok(Ok(answer)) if answer.read_latencies.count() > 0 && answer.insert_latencies.count() > 0 => {
                 Json(answer).into_response()
@@ -95,27 +92,17 @@ impl Service {
         }
     }
 
-    /// The run that goes on from now.
-    fn begin(self: &Arc<Self>, plan: Plan) -> Result<Turn, NoTurn> {
-        let mut running = self.running.lock();
-        if *self.stopping.borrow() {
-            return Err(NoTurn::Stopping);
-        }
-        if let Some(other) = &*running {
-            return Err(NoTurn::Running(Arc::clone(other)));
-        }
-        let run = RunId::new(&self.settings.region);
-        let begun = Arc::new(Running { run, plan, since: SystemTime::now(), done: AtomicUsize::new(0) });
-        *running = Some(Arc::clone(&begun));
-        Ok(Turn { service: Arc::clone(self), running: begun })
-    }
-
     /// Measures; the error tells that no connection was to be had at all.
-    async fn run(self: Arc<Self>, database: Arc<Database>, turn: Turn) -> Result<Answer, String> {
-        let Running { run, plan, done, .. } = &*turn.running;
+    async fn run(
+        self: Arc<Self>,
+        database: Arc<Database>,
+        running: Arc<Running>,
+        turn: Turn,
+    ) -> Result<Answer, String> {
+        let Running { run, plan, done } = &*running;
         let owed = std::mem::take(&mut *self.owed.lock());
         let near = self.settings.near.as_ref().map(|near| &near.server).filter(|_| plan.near);
-        let stop = self.stopping.subscribe();
+        let stop = turn.stop();
         let subject = Subject { server: &database.server, near, reach: &*self.reach, done, stop };
         let checkout = database.checkout().await;
         let record = measure(&subject, plan, run, &owed).await;
@@ -144,38 +131,20 @@ impl Service {
         let surplus = left.len().saturating_sub(OWED_MOST);
         left.drain(..surplus);
     }
+}
 
-    fn busy(&self, running: &Running) -> Busy {
-        Busy {
-            refusal: self.refusal("A run is going on", None),
-            running: Current {
-                run: running.run.clone(),
-                since: humantime::format_rfc3339_seconds(running.since).to_string(),
-                mode: running.plan.mode,
-                iterations: running.plan.iterations,
-                done: running.done.load(Ordering::Relaxed),
-            },
-        }
+impl Activity for Running {
+    fn told(&self, since: SystemTime) -> Value {
+        json!({
+            "run": self.run,
+            "since": humantime::format_rfc3339_seconds(since).to_string(),
+            "mode": self.plan.mode,
+            "iterations": self.plan.iterations,
+            "done": self.rounds(),
+        })
     }
-}
 
-/// Why no run can begin.
-enum NoTurn {
-    /// Another one goes on.
-    Running(Arc<Running>),
-    /// The service ends.
-    Stopping,
-}
-
-/// Being the run that goes on; over when dropped, however it ended.
-struct Turn {
-    service: Arc<Service>,
-    running: Arc<Running>,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *self.service.running.lock() = None;
-        self.service.over.notify_waiters();
+    fn rounds(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -24,7 +23,7 @@ const RUNS: &str = "edge_bench_runs";
 const ERRORS: &str = "edge_bench_errors";
 /// Rows that were removed after runs.
 const ROWS_REMOVED: &str = "edge_bench_rows_removed";
-/// 1 while a run goes on.
+/// 1 while a run goes on, of whichever kind.
 const RUNNING: &str = "edge_bench_running";
 /// Rounds that the run has done.
 const ROUNDS: &str = "edge_bench_rounds";
@@ -76,10 +75,9 @@ impl Metrics {
 
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Response {
     let metrics = &service.metrics;
-    let running = service.running.lock().clone();
-    let rounds = running.as_ref().map_or(0, |running| running.done.load(Ordering::Relaxed));
-    metrics.running.set(i64::from(running.is_some()));
-    metrics.rounds.set(i64::try_from(rounds).unwrap_or(i64::MAX));
+    let rounds = service.turns.rounds();
+    metrics.running.set(i64::from(rounds.is_some()));
+    metrics.rounds.set(rounds.and_then(|rounds| i64::try_from(rounds).ok()).unwrap_or(0));
     metrics.database_up.set(i64::from(service.database.as_ref().is_some_and(|database| database.is_up())));
     let mut body = String::new();
     match text::encode(&mut body, &metrics.registry.lock()) {

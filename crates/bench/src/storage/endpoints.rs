@@ -1,33 +1,27 @@
 //! The endpoints of the regional service that measure object storage.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Json;
 use axum::Router;
-use axum::body::Body as Answered;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::data::{Data, PartBody};
+use super::download;
 use super::failure::Failure;
 use super::janitor::Janitor;
 use super::meter::Meter;
 use super::outcome::Outcome;
 use super::plan::{GB, PART_LEAST, POOL, Plan, Shape, parse_size};
-use super::store::{RETRIES, Settings, Store, VARIABLES};
+use super::store::{Patience, RETRIES, Settings, Store, VARIABLES};
 use super::upload::upload;
+use crate::turn::{Activity, NoTurn, Turn, Turns};
 
 /// Method, path and what it does, for `GET /`.
 pub const ENDPOINTS: [(&str, &str, &str); 4] = [
@@ -53,21 +47,20 @@ pub struct Uploads {
     store: Result<Store, Vec<String>>,
     token: Option<Zeroizing<String>>,
     set: [bool; VARIABLES.len()],
-    running: Mutex<Option<Running>>,
+    turns: Turns,
     janitor: Janitor,
 }
 
-/// The run that goes on.
-#[derive(Clone)]
-struct Running {
+/// A run that goes on.
+struct Transfer {
     path: &'static str,
-    since: SystemTime,
     meter: Meter,
 }
 
 impl Uploads {
-    /// As the environment has it. Without a store all but `/env` and `/generate` say what is missing.
-    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Arc<Self> {
+    /// As the environment has it. Without a store all but `/env` and `/generate` say what is missing. A run takes one of
+    /// `turns`.
+    pub fn from_environment(variable: impl Fn(&str) -> Option<String>, turns: Turns) -> Arc<Self> {
         let set = VARIABLES.map(|name| variable(name).is_some_and(|value| !value.is_empty()));
         let store = Settings::from_environment(&variable).store();
         match &store {
@@ -75,7 +68,7 @@ impl Uploads {
             Err(missing) => tracing::info!("storage benchmark disabled: {}", missing.join("; ")),
         }
         let token = variable(TOKEN_VARIABLE).filter(|token| !token.is_empty()).map(Zeroizing::new);
-        Arc::new(Self { store, token, set, running: Mutex::default(), janitor: Janitor::new() })
+        Arc::new(Self { store, token, set, turns, janitor: Janitor::new() })
     }
 
     /// `/upload`, `/upload-single`, `/generate`, `/env`.
@@ -88,22 +81,28 @@ impl Uploads {
             .with_state(Arc::clone(self))
     }
 
-    /// Waits until what was cut off is out of the store.
+    /// Ends the run that goes on, begins no other, and waits until what was cut off is out of the store.
     pub async fn settle(&self, limit: Duration) {
-        if !self.janitor.finish(limit).await {
-            tracing::warn!("an upload was left in the store; a later run removes it after a day");
+        let until = Instant::now() + limit;
+        // What else may go on is for others to tell of.
+        self.turns.settle(limit).await;
+        if !self.janitor.finish(until.saturating_duration_since(Instant::now())).await {
+            tracing::warn!(
+                "an upload was left in the store; unless it was to be kept, a later run removes it after a day"
+            );
         }
     }
 
-    fn begin(self: &Arc<Self>, path: &'static str, meter: &Meter) -> Result<Turn, Box<Response>> {
-        let mut running = self.running.lock();
-        if let Some(other) = &*running {
-            let mut body = refusal("Busy: one run at a time", "BusyError");
-            body.insert("running".to_owned(), other.told());
-            return Err(Box::new((StatusCode::CONFLICT, Json(body)).into_response()));
-        }
-        *running = Some(Running { path, since: SystemTime::now(), meter: meter.clone() });
-        Ok(Turn(Arc::clone(self)))
+    fn begin(&self, path: &'static str, meter: &Meter) -> Result<Turn, Box<Response>> {
+        let begun = self.turns.begin(Arc::new(Transfer { path, meter: meter.clone() }));
+        begun.map_err(|reason| match reason {
+            NoTurn::Stopping => Box::new(stopping()),
+            NoTurn::Running(other) => {
+                let mut body = refusal("Busy: one run at a time", "BusyError");
+                body.insert("running".to_owned(), other);
+                Box::new((StatusCode::CONFLICT, Json(body)).into_response())
+            }
+        })
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
@@ -131,10 +130,14 @@ impl Uploads {
             return Err(Box::new((StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()));
         };
         let meter = Meter::new();
-        let _turn = self.begin(path, &meter)?;
+        let turn = self.begin(path, &meter)?;
         let store = Arc::new(Store { retries, ..store.clone() });
-        // Whoever hangs up drops this, and what was begun is aborted.
-        Ok(match upload(&store, &plan, &meter, &self.janitor).await {
+        // Whoever hangs up drops this, and what was begun is aborted; when the process is to end as well.
+        let uploaded = tokio::select! {
+            uploaded = upload(&store, &plan, &meter, &self.janitor) => uploaded,
+            () = turn.stopped() => return Err(Box::new(stopping())),
+        };
+        Ok(match uploaded {
             Ok(outcome) => Json(success(&outcome)).into_response(),
             Err(failure) => {
                 tracing::error!(%failure, step = %failure.step, code = failure.code(), advice = failure.advice(), "upload failed");
@@ -144,18 +147,9 @@ impl Uploads {
     }
 }
 
-/// The right to run; given back when it is dropped.
-struct Turn(Arc<Uploads>);
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *self.0.running.lock() = None;
-    }
-}
-
-impl Running {
-    fn told(&self) -> Value {
-        let since = humantime::format_rfc3339_millis(self.since).to_string();
+impl Activity for Transfer {
+    fn told(&self, since: SystemTime) -> Value {
+        let since = humantime::format_rfc3339_millis(since).to_string();
         json!({ "path": self.path, "since": since, "bytes": self.meter.out() })
     }
 }
@@ -177,12 +171,7 @@ async fn generate(State(uploads): State<Arc<Uploads>>, parameters: Parameters, h
         let (plan, _) = asked.read().map_err(|why| Box::new(bad_parameter(&why)))?;
         let meter = Meter::new();
         let turn = uploads.begin("/generate", &meter)?;
-        let body = PartBody::new(&Data::new(plan.seed), 1, plan.shape.bytes(), meter.attempt(), None);
-        let headers = [
-            (header::CONTENT_TYPE, "application/octet-stream"),
-            (header::CONTENT_DISPOSITION, "attachment; filename=\"test-data.bin\""),
-        ];
-        Ok((headers, Answered::new(Held { body, _turn: turn })).into_response())
+        Ok(download::answer(&plan, &meter, turn, Patience::default().for_bytes(plan.shape.bytes())))
     };
     made().unwrap_or_else(|refused| *refused)
 }
@@ -270,32 +259,10 @@ fn refusal(error: &str, name: &str) -> Map<String, Value> {
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+fn stopping() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, Json(refusal("Stopping", "StoppingError"))).into_response()
+}
+
 fn bad_parameter(why: &str) -> Response {
     (StatusCode::BAD_REQUEST, Json(refusal(&format!("Bad parameter: {why}"), "ParameterError"))).into_response()
-}
-
-/// A body that holds its turn until it has gone out, or nobody wants it any more.
-struct Held {
-    body: PartBody,
-    _turn: Turn,
-}
-
-impl Body for Held {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

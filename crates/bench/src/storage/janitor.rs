@@ -1,6 +1,6 @@
 //! What must happen after a run however it ended: uploads aborted, objects deleted. Also when nobody waits any more.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::Method;
@@ -11,18 +11,33 @@ use super::answer::Entry;
 use super::failure::{Failure, Step};
 use super::line::Line;
 use super::meter::Sent;
+use super::random;
 use super::request::Call;
 use super::store::Store;
 use super::troubles::Troubles;
 
-/// Keys of all objects begin so.
-pub(super) const PREFIX: &str = "speed-test/";
+/// Keys of all objects begin so; a UUID follows.
+const PREFIX: &str = "speed-test/";
+/// Of those that are to stay.
+const KEPT: &str = "speed-test/kept/";
 /// Younger ones may belong to a run that goes on.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The key of a new object.
+pub(super) fn key(keep: bool) -> String {
+    format!("{}{}", if keep { KEPT } else { PREFIX }, random::uuid())
+}
+
 /// Does the work of runs that were dropped, on the runtime they were dropped on.
 #[derive(Clone, Default)]
-pub struct Janitor(Arc<Mutex<JoinSet<()>>>);
+pub struct Janitor(Arc<Mutex<Work>>);
+
+#[derive(Default)]
+struct Work {
+    tasks: JoinSet<()>,
+    /// Some of it came to nothing.
+    failed: bool,
+}
 
 impl Janitor {
     /// With nothing to do.
@@ -31,20 +46,32 @@ impl Janitor {
         Self::default()
     }
 
-    /// Waits until all is tidy, or `limit` is over; whether it is.
+    /// Waits until all is tidy, or `limit` is over. False: something may be left in the store.
     pub async fn finish(&self, limit: Duration) -> bool {
-        let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await.is_ok()
+        let mut tasks = std::mem::take(&mut self.work().tasks);
+        let ended = tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await;
+        ended.is_ok() && !std::mem::take(&mut self.work().failed)
+    }
+
+    /// Something could not be removed.
+    pub(super) fn failed(&self, failure: &Failure, key: &str) {
+        let later = if is_swept(key) { "a later run removes it after a day" } else { "no later run removes it" };
+        tracing::warn!(%failure, key, later, "storage: left behind");
+        self.work().failed = true;
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             tracing::warn!(
-                "storage: the process ends with an upload in the store; the next run removes it after a day"
+                "storage: the process ends with an upload in the store; unless it was to be kept, a later run removes it after a day"
             );
             return;
         };
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = &mut self.work().tasks;
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(work, &runtime);
     }
@@ -124,10 +151,10 @@ impl Drop for Left {
         if matches!(state, State::Nothing) && !unnamed {
             return;
         }
-        let (store, key) = (self.store.clone(), std::mem::take(&mut self.key));
+        let (store, key, janitor) = (self.store.clone(), std::mem::take(&mut self.key), self.janitor.clone());
         self.janitor.later(async move {
             if let Err(failure) = remove(&store, &key, &state, unnamed).await {
-                tracing::warn!(%failure, key, "storage: left behind; a later run removes it after a day");
+                janitor.failed(&failure, &key);
             }
         });
     }
@@ -185,8 +212,9 @@ pub struct Swept {
     pub objects: u32,
 }
 
-/// Removes what lies under `speed-test/` for more than a day, at most a thousand of each kind. What failed is told beside:
-/// keys may be allowed to write and not to list, and not every store lists uploads.
+/// Removes what runs left for more than a day, at most a thousand of each kind: no object that was kept on purpose, and nothing
+/// whose key is not as runs make them. What failed is told beside: keys may be allowed to write and not to list, and
+/// not every store lists uploads.
 pub async fn sweep(store: &Arc<Store>) -> (Swept, Vec<Failure>) {
     let mut line = Line::new(store, &Troubles::default());
     let mut swept = Swept::default();
@@ -197,7 +225,7 @@ pub async fn sweep(store: &Arc<Store>) -> (Swept, Vec<Failure>) {
 
 async fn sweep_uploads(line: &mut Line, swept: &mut Swept) -> Result<(), Failure> {
     let uploads = line.ask(Step::List, 0, || list("uploads", PREFIX)).await?.answer();
-    for entry in uploads.entries("Upload").filter(|entry| is_left(entry, "Initiated")) {
+    for entry in uploads.entries("Upload").filter(|entry| is_left(entry, is_of_a_run, "Initiated")) {
         if let Some((key, id)) = entry.field("Key").zip(entry.field("UploadId")) {
             abort(line, key, id).await?;
             swept.uploads += 1;
@@ -208,7 +236,7 @@ async fn sweep_uploads(line: &mut Line, swept: &mut Swept) -> Result<(), Failure
 
 async fn sweep_objects(line: &mut Line, swept: &mut Swept) -> Result<(), Failure> {
     let objects = line.ask(Step::List, 0, || list("list-type", PREFIX)).await?.answer();
-    for entry in objects.entries("Contents").filter(|entry| is_left(entry, "LastModified")) {
+    for entry in objects.entries("Contents").filter(|entry| is_left(entry, is_swept, "LastModified")) {
         if let Some(key) = entry.field("Key") {
             delete(line, key).await?;
             swept.objects += 1;
@@ -217,11 +245,21 @@ async fn sweep_objects(line: &mut Line, swept: &mut Swept) -> Result<(), Failure
     Ok(())
 }
 
+/// Ours, and an object of it is not to be kept.
+fn is_swept(key: &str) -> bool {
+    key.strip_prefix(PREFIX).is_some_and(random::is_uuid)
+}
+
+/// Ours: an upload that did not become an object is of no use, whatever the object was for.
+fn is_of_a_run(key: &str) -> bool {
+    is_swept(key) || key.strip_prefix(KEPT).is_some_and(random::is_uuid)
+}
+
 /// Ours by its key, and old. What has no time that can be read stays.
-fn is_left(entry: &Entry<'_>, time: &str) -> bool {
+fn is_left(entry: &Entry<'_>, ours: fn(&str) -> bool, time: &str) -> bool {
     let age = entry
         .field(time)
         .and_then(|time| humantime::parse_rfc3339_weak(time).ok())
         .and_then(|time| SystemTime::now().duration_since(time).ok());
-    entry.field("Key").is_some_and(|key| key.starts_with(PREFIX)) && age.is_some_and(|age| age > LEFT_BEHIND)
+    entry.field("Key").is_some_and(ours) && age.is_some_and(|age| age > LEFT_BEHIND)
 }

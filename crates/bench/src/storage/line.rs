@@ -21,8 +21,6 @@ use super::troubles::Troubles;
 const ANSWER_MOST: usize = 4 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Larger bodies have more time, as if they came at this rate.
-const SLOWEST: u64 = 1_000_000;
 
 /// What came back, with a status of success.
 pub(super) struct Reply {
@@ -138,7 +136,7 @@ impl Line {
         let request = call.sign(&self.store)?;
         let patience = self.store.patience;
         let began = Instant::now();
-        let limit = patience.request.max(Duration::from_secs(bytes / SLOWEST));
+        let limit = patience.for_bytes(bytes);
         // Joining parts takes stores a while in which nothing moves.
         let stall = if *step == Step::Complete { limit } else { patience.stall };
         let watch = Watch { sent, stall, limit };

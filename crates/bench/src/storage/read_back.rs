@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use hyper::Method;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::connection::{cut, millis};
 use super::failure::{Failure, Reason, Step};
@@ -53,8 +54,14 @@ pub(super) async fn read_back(run: &Run, shape: Shape, lines: Vec<Line>) -> Resu
     })
 }
 
-/// Reads what was sent as one part, and gives the time of its first byte.
+/// Reads what was sent as one part, and gives the time of its first byte. It may take as long as sending it.
 async fn part(run: &Run, line: &mut Line, number: u32, bytes: u64, began: Instant) -> Result<Duration, Reason> {
+    let limit = run.store.patience.for_bytes(bytes);
+    let read = timeout(limit, read(run, line, number, bytes, began)).await;
+    read.unwrap_or(Err(Reason::Late(limit.as_secs())))
+}
+
+async fn read(run: &Run, line: &mut Line, number: u32, bytes: u64, began: Instant) -> Result<Duration, Reason> {
     let from = u64::from(number - 1) * bytes;
     let range = format!("bytes={from}-{}", from + bytes - 1);
     let response = line.open(Call::new(Method::GET, Some(&run.key)).header("range", range)).await?;
@@ -63,7 +70,7 @@ async fn part(run: &Run, line: &mut Line, number: u32, bytes: u64, began: Instan
     let mut first_byte = None;
     let stall = run.store.patience.stall;
     while check.offset() < bytes {
-        let frame = tokio::time::timeout(stall, body.frame()).await.map_err(|_| Reason::Stalled(stall.as_secs()))?;
+        let frame = timeout(stall, body.frame()).await.map_err(|_| Reason::Stalled(stall.as_secs()))?;
         let Some(frame) = frame else {
             return Err(Reason::Odd(format!("{} bytes came back of {bytes}", check.offset())));
         };
@@ -78,9 +85,9 @@ async fn part(run: &Run, line: &mut Line, number: u32, bytes: u64, began: Instan
         }
     }
     // The end of the body, so that the connection may be used again.
-    match body.frame().await {
-        None => line.read_to_end(),
-        Some(_) => line.cut(),
+    match timeout(stall, body.frame()).await {
+        Ok(None) => line.read_to_end(),
+        _ => line.cut(),
     }
     Ok(first_byte.unwrap_or_default())
 }

@@ -34,6 +34,16 @@ pub struct Patience {
     pub request: Duration,
 }
 
+/// Larger bodies have more time, as if they came at this rate: bytes per second.
+const SLOWEST: u64 = 1_000_000;
+
+impl Patience {
+    /// For a request as a whole, with a body of so many bytes there or back.
+    pub(super) fn for_bytes(&self, bytes: u64) -> Duration {
+        self.request.max(Duration::from_secs(bytes / SLOWEST))
+    }
+}
+
 impl Default for Patience {
     fn default() -> Self {
         Self { connect: Duration::from_secs(10), stall: Duration::from_secs(30), request: Duration::from_secs(300) }

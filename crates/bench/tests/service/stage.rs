@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgeproxy_bench::Turns;
 use edgeproxy_bench::service::{Connections, Service, Settings, serve};
 use edgeproxy_postgres::Direct;
 use edgeproxy_world::LONG;
@@ -72,7 +73,7 @@ pub(crate) async fn started(variables: &[(&str, &str)]) -> (Stage, Arc<Service>)
         common.iter().chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let find = |name: &str| all.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value.clone());
     let settings = Settings::read(find, "host").unwrap();
-    let service = Service::start(settings, Arc::new(Direct));
+    let service = Service::start(settings, Arc::new(Direct), Turns::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener, Connections::new(service.router())));

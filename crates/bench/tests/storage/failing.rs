@@ -117,6 +117,30 @@ async fn rubbish_is_told_as_such() {
 }
 
 #[tokio::test]
+async fn a_success_without_a_mark_of_what_came_is_none() {
+    for (operation, plan) in [(Operation::Part, parts(2, 1)), (Operation::Put, single(1000))] {
+        let bucket = Bucket::start().unwrap();
+        bucket.fail(operation, 1, Fault::Untagged);
+        let failure = fails(&bucket, &plan).await;
+        assert!(matches!(&failure.reason, Reason::Odd(why) if why.contains("ETag")), "{failure}");
+        assert_tidy(&bucket);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_told() {
+    let bucket = Bucket::start().unwrap();
+    bucket.fail(Operation::Part, 1, Fault::Status(403, "AccessDenied"));
+    bucket.fail(Operation::Abort, 1, Fault::Status(403, "AccessDenied"));
+    let janitor = Janitor::new();
+    upload(&Arc::new(store(&bucket)), &parts(2, 1), &Meter::new(), &janitor).await.unwrap_err();
+    assert!(!janitor.finish(LONG).await);
+    assert_eq!(bucket.uploads().len(), 1);
+    // Once.
+    assert!(janitor.finish(LONG).await);
+}
+
+#[tokio::test]
 async fn nobody_listening_and_no_such_name_are_told_apart() {
     let bucket = Bucket::start().unwrap();
     let mut gone = store(&bucket);
@@ -182,7 +206,9 @@ async fn a_key_that_may_not_list_uploads_all_the_same() {
     let outcome = run(store(&bucket), &single(1000)).await.unwrap();
     assert_eq!(outcome.notes.len(), 2, "{:?}", outcome.notes);
     bucket.fail(Operation::Delete, 9, Fault::Status(403, "AccessDenied"));
-    let outcome = run(store(&bucket), &single(1000)).await.unwrap();
+    let janitor = Janitor::new();
+    let outcome = upload(&Arc::new(store(&bucket)), &single(1000), &Meter::new(), &janitor).await.unwrap();
+    assert!(!janitor.finish(LONG).await);
     assert!(!outcome.deleted && outcome.notes[2].contains(&outcome.key), "{:?}", outcome.notes);
 }
 

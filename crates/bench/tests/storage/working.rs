@@ -31,7 +31,7 @@ async fn an_object_goes_in_one_request_and_stays_if_it_should() {
     let mut plan = single(12 * MIB + 5);
     plan.keep = true;
     let outcome = run(store(&bucket), &plan).await.unwrap();
-    assert!(!outcome.deleted);
+    assert!(!outcome.deleted && outcome.key.starts_with("speed-test/kept/"), "{}", outcome.key);
     assert_eq!(bucket.objects(), [(outcome.key.clone(), 12 * MIB + 5)]);
     let head = &bucket.heads(Operation::Put)[0];
     assert!(head.contains("x-amz-content-sha256: UNSIGNED-PAYLOAD"), "{head}");
@@ -68,19 +68,35 @@ async fn a_checksum_comes_behind_the_body_when_it_is_asked_for() {
 
 #[tokio::test]
 async fn what_earlier_runs_left_for_a_day_is_removed_and_nothing_else() {
+    const LONG_AGO: &str = "2020-01-01T00:00:00.000Z";
     let bucket = Bucket::start().unwrap();
-    bucket.leave_object("speed-test/old", "2020-01-01T00:00:00.000Z");
-    bucket.leave_object("speed-test/new", "2999-01-01T00:00:00.000Z");
-    bucket.leave_object("speed-test/odd", "yesterday");
-    bucket.leave_object("precious", "2020-01-01T00:00:00.000Z");
-    bucket.leave_upload("speed-test/old", "2020-01-01T00:00:00Z");
-    bucket.leave_upload("other/old", "2020-01-01T00:00:00Z");
+    let ours = |first: char| format!("speed-test/{first}36da01f-9abd-4d9d-80c7-02af85c822a8");
+    bucket.leave_object(&ours('0'), LONG_AGO);
+    bucket.leave_object(&ours('1'), "2999-01-01T00:00:00.000Z");
+    bucket.leave_object(&ours('2'), "yesterday");
+    bucket.leave_upload(&ours('3'), LONG_AGO);
+    let others = [
+        "precious",
+        "speed-test/precious",
+        "speed-test/kept/936da01f-9abd-4d9d-80c7-02af85c822a8",
+        "speed-test/936da01f-9abd-4d9d-80c7-02af85c822a8/part",
+        "speed-test/936DA01F-9ABD-4D9D-80C7-02AF85C822A8",
+        "speed-test/936da01f-9abd-1d9d-80c7-02af85c822a8",
+    ];
+    for key in others {
+        bucket.leave_object(key, LONG_AGO);
+        bucket.leave_upload(key, LONG_AGO);
+    }
     let outcome = run(store(&bucket), &single(1000)).await.unwrap();
     let swept = outcome.swept.unwrap();
-    assert_eq!((swept.objects, swept.uploads), (1, 1));
+    // Also the upload of an object that was to be kept, as there is none.
+    assert_eq!((swept.objects, swept.uploads), (1, 2));
     let keys: Vec<String> = bucket.objects().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(keys, ["precious", "speed-test/new", "speed-test/odd"]);
-    assert_eq!(bucket.uploads(), ["other/old"]);
+    let mut expected: Vec<String> = others.into_iter().map(str::to_owned).chain([ours('1'), ours('2')]).collect();
+    expected.sort();
+    assert_eq!(keys, expected);
+    let uploads = others.into_iter().filter(|key| !key.contains("/kept/"));
+    assert_eq!(bucket.uploads(), uploads.collect::<Vec<_>>());
 }
 
 fn complete_bytes(bucket: &Bucket) -> u64 {

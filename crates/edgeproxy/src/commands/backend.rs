@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use edgeproxy_bench::Turns;
 use edgeproxy_bench::service::{self, Connections, Service, Settings};
 use edgeproxy_bench::storage::Uploads;
 use edgeproxy_overlay::{Acceptor, ListenSettings, Overlay, OverlayError, Sockets, Way};
@@ -30,8 +31,9 @@ const OVERLAY_MODE: &str = "EDGEPROXY_OVERLAY_MODE";
 const BACKLOG: u32 = 128;
 /// Pause after an accept that failed, as it does when descriptors run out.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
-/// How long an upload that was cut off may take to leave the store.
-const UPLOADS_SETTLE: Duration = Duration::from_secs(3);
+/// How long an upload that is cut off may take to leave the store: as long as rows may take to leave the database, at the
+/// same time.
+const UPLOADS_SETTLE: Duration = Duration::from_secs(4);
 
 /// Runs the service of a region: measures its database over HTTP when it is asked to
 ///
@@ -91,8 +93,10 @@ async fn serve(settings: Settings, way: Option<Result<Way, OverlayError>>) -> Re
     let port = listener.local_addr().map_err(|error| error.to_string())?.port();
     let inside = settings.overlay.as_deref().zip(way).and_then(|(path, way)| bring_up(path, &settings.region, way));
     let (region, instance) = (settings.region.clone(), settings.instance.clone());
-    let service = Service::start(settings, Arc::new(Ways::new(inside.clone())));
-    let uploads = Uploads::from_environment(|name| variable(name).and_then(|value| value.into_string().ok()));
+    let turns = Turns::new();
+    let service = Service::start(settings, Arc::new(Ways::new(inside.clone())), turns.clone());
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let uploads = Uploads::from_environment(text, turns);
     let connections = Connections::new(service.router().merge(uploads.router()));
     if let Some(overlay) = &inside {
         listen_inside(overlay, port, &connections);
@@ -103,9 +107,8 @@ async fn serve(settings: Settings, way: Option<Result<Way, OverlayError>>) -> Re
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    // Ends the run that goes on and removes its rows; whoever asked for it may not hear of it any more.
-    service.settle().await;
-    uploads.settle(UPLOADS_SETTLE).await;
+    // Ends the run that goes on and removes its rows, or its upload; whoever asked for it may not hear of it any more.
+    tokio::join!(service.settle(), uploads.settle(UPLOADS_SETTLE));
     tracing::info!("backend stopped");
     Ok(())
 }

@@ -133,3 +133,17 @@ fn an_interrupt_clears_the_store() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert!(bucket.uploads().is_empty() && bucket.count(Operation::Abort) == 1);
 }
+
+#[test]
+fn what_could_not_be_cleared_away_is_told_and_is_no_success() {
+    let bucket = Bucket::start().unwrap();
+    let of_the_first =
+        [(Operation::Part, Fault::Status(403, "AccessDenied")), (Operation::Abort, Fault::Status(403, "AccessDenied"))];
+    of_the_first.into_iter().for_each(|(operation, fault)| bucket.fail(operation, 1, fault));
+    let output = bench(&mut edgeproxy(&bucket), &[&SMALL[..], &["--repeat", "2"]].concat());
+    let told = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("left under speed-test/"), "{told}");
+    // The rest was measured, and is shown.
+    assert!(text(&output.stdout).contains("1MB in one request"), "{}", text(&output.stdout));
+    assert_eq!(bucket.uploads().len(), 1);
+}

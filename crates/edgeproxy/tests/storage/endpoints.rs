@@ -1,5 +1,7 @@
 //! What the service answers, to the letter.
 
+use std::net::TcpListener;
+
 use edgeproxy_world::{Bucket, Fault, Operation};
 
 use crate::service::{Service, edgeproxy, until};
@@ -143,6 +145,33 @@ fn there_is_one_run_at_a_time_and_whoever_hangs_up_ends_it() {
     assert!(bucket.count(Operation::Part) < 20);
     bucket.heal();
     assert_eq!(service.json("POST", "/upload-single?size=1MiB", "").0, 200);
+}
+
+#[test]
+fn uploads_and_database_runs_take_turns() {
+    let bucket = Bucket::start().unwrap();
+    bucket.fail(Operation::Part, 99, Fault::Slow(5 * MIB));
+    // Takes connections and says nothing: whoever asks it waits.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = edgeproxy(&bucket);
+    command.env("DB_HOST", "127.0.0.1").env("DB_PORT", mute.local_addr().unwrap().port().to_string());
+    let service = Service::start(command);
+    let upload = service.send("POST", "/upload?parts=40&part_size=5MiB", "");
+    until("it uploads", || bucket.received() > MIB);
+    let (status, answer) = service.json("GET", "/api/rds/benchmark", "");
+    assert_eq!((status, &answer["error"]), (409, &"A run is going on".into()), "{answer}");
+    assert_eq!(keys(&answer["running"]), ["bytes", "path", "since"]);
+    assert_eq!(answer["running"]["path"], "/upload");
+    drop(upload);
+    until("it is aborted", || bucket.uploads().is_empty());
+
+    let run = service.send("GET", "/api/rds/benchmark?iterations=7", "");
+    until("it measures", || service.ask("GET", "/generate?size=1", "").0 == 409);
+    let (status, answer) = service.json("POST", SMALL, "");
+    assert_eq!((status, &answer["errorName"]), (409, &"BusyError".into()), "{answer}");
+    assert_eq!(keys(&answer["running"]), ["done", "iterations", "mode", "run", "since"]);
+    assert_eq!(answer["running"]["iterations"], 7);
+    drop(run);
 }
 
 #[test]

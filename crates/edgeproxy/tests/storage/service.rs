@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use edgeproxy_world::Bucket;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// As far as a test waits for what should be at once.
@@ -14,15 +15,20 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// The binary, with a store and nothing else of this process's environment that would matter.
 pub(crate) fn edgeproxy(bucket: &Bucket) -> Command {
+    edgeproxy_at(bucket.address(), ("tid_example", "tsec_very_secret"))
+}
+
+/// The same with the store at this address, reached with this key and secret.
+pub(crate) fn edgeproxy_at(store: SocketAddr, (key, secret): (&str, &str)) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edgeproxy"));
     for name in ["FLY_REGION", "DB_HOST", "DATABASE_URL", "BUCKET_NAME", "AWS_SESSION_TOKEN", "EDGEPROXY_STORAGE_TOKEN"]
     {
         command.env_remove(name);
     }
     command
-        .env("AWS_ENDPOINT_URL_S3", format!("http://{}", bucket.address()))
-        .env("AWS_ACCESS_KEY_ID", "tid_example")
-        .env("AWS_SECRET_ACCESS_KEY", "tsec_very_secret")
+        .env("AWS_ENDPOINT_URL_S3", format!("http://{store}"))
+        .env("AWS_ACCESS_KEY_ID", key)
+        .env("AWS_SECRET_ACCESS_KEY", secret)
         .env("AWS_REGION", "auto")
         .env("S3_BUCKET", "speed")
         .stdin(Stdio::null());
@@ -77,6 +83,19 @@ impl Service {
         let (status, head, body) = self.ask(method, path, headers);
         assert!(head.contains("content-type: application/json"), "{head}");
         (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    /// Tells it to end, and waits for that.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Most memory it has had, in bytes.

@@ -155,10 +155,22 @@ impl Storage {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
         let sites = self.sites()?;
-        let report = match sites.is_empty() {
-            true => runtime.block_on(self.measure(&plans))?,
-            false => runtime.block_on(self.ask(&plans, &sites))?,
+        let janitor = Janitor::new();
+        let measured = match sites.is_empty() {
+            true => runtime.block_on(self.measure(&plans, &janitor)),
+            false => runtime.block_on(self.ask(&plans, &sites)),
         };
+        // However that ended.
+        let is_tidy = runtime.block_on(janitor.finish(TIDY_WITHIN));
+        if !is_tidy {
+            let later = if self.keep {
+                "kept/ in the store; no run removes it"
+            } else {
+                " in the store; a run after a day removes it"
+            };
+            say::note(format_args!("something is left under speed-test/{later}"));
+        }
+        let report = measured?;
         self.write(&report)?;
         let differences = before.map(|before| storage::compare(&before, &report, self.allow));
         if self.json {
@@ -171,6 +183,9 @@ impl Storage {
         report.notes().into_iter().for_each(say::note);
         if report.best().is_none() {
             return Err(Failure::Failed("nothing was measured".to_owned()));
+        }
+        if !is_tidy {
+            return Err(Failure::Failed("measured, and not cleared away".to_owned()));
         }
         match differences.iter().flatten().filter(|difference| difference.regression).count() {
             0 => Ok(()),
@@ -250,12 +265,11 @@ impl Storage {
     }
 
     /// Round by round, so that a slow minute falls on all of them.
-    async fn measure(&self, plans: &[Plan]) -> Result<Report, Failure> {
+    async fn measure(&self, plans: &[Plan], janitor: &Janitor) -> Result<Report, Failure> {
         let store = Arc::new(self.store()?);
         let started = now();
         let bytes: u64 = plans.iter().map(|plan| plan.shape.bytes() * (1 + u64::from(plan.read_back))).sum();
         let mut progress = Progress::new(bytes * self.repeat);
-        let janitor = Janitor::new();
         let mut runs: Vec<(Vec<Outcome>, Vec<String>)> = vec![Default::default(); plans.len()];
         for round in 1..=self.repeat {
             for (plan, (outcomes, failures)) in plans.iter().zip(&mut runs) {
@@ -264,7 +278,7 @@ impl Storage {
                 progress
                     .begin(&format!("round {round}/{}: {}", self.repeat, storage::size(plan.shape.bytes())), &meter);
                 tokio::select! {
-                    result = storage::upload(&store, &plan, &meter, &janitor) => match result {
+                    result = storage::upload(&store, &plan, &meter, janitor) => match result {
                         Ok(outcome) => outcomes.push(outcome),
                         Err(failure) => failures.push(format!("{failure}. {}", failure.advice())),
                     },
@@ -272,21 +286,17 @@ impl Storage {
                     _ = tokio::signal::ctrl_c() => {
                         drop(progress);
                         say::aside("interrupted; clearing away what was uploaded");
-                        let tidy = janitor.finish(TIDY_WITHIN).await;
-                        let left = if tidy { "" } else { "; something is left under speed-test/, the next run removes it after a day" };
-                        return Err(Failure::Failed(format!("interrupted{left}")));
+                        return Err(Failure::Failed("interrupted".to_owned()));
                     }
                 }
                 progress.end();
                 // Nothing will be better in the next round.
                 if outcomes.is_empty() && !failures.is_empty() && round == 1 && plans.len() == 1 {
-                    janitor.finish(TIDY_WITHIN).await;
                     return Err(Failure::Failed(failures.concat()));
                 }
             }
         }
         drop(progress);
-        janitor.finish(TIDY_WITHIN).await;
         let settings =
             plans.iter().zip(runs).map(|(plan, (runs, failures))| Setting::new("", plan.shape, runs, failures));
         Ok(Report::new(started, store.endpoint.to_string(), store.region.clone(), settings.collect()))
