@@ -19,7 +19,7 @@ use rustix::process::setpriority_process;
 use rustix::thread::set_current_timer_slack;
 
 /// For so long before something is to be released the thread does not sleep: it would wake later than that at times.
-pub const WATCHED: Duration = Duration::from_micros(80);
+pub const WATCHED: Duration = Duration::from_micros(200);
 
 /// Events taken at once.
 const EVENTS: usize = 64;
