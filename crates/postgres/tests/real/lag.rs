@@ -9,7 +9,7 @@ use edgeproxy_world::postgres::ScratchPostgres;
 use edgeproxy_world::wan::{Link, Wan};
 use edgeproxy_world::{LONG, within};
 
-use crate::stage::{reach, run, server, settings, superuser, until};
+use crate::stage::{reach, run, server, settings, superuser, until, until_fresh};
 
 fn watch(server: Server) -> Monitor {
     let interval = Duration::from_millis(100);
@@ -97,8 +97,7 @@ fn a_replica_is_fresh_as_long_as_it_has_what_the_primary_has() {
         let mut settings = settings(vec![superuser(&primary), superuser(&standby)], "syd");
         settings.limits = Limits { lag_bytes: 100_000, lag_time: Duration::from_secs(3600) };
         let pool = RegionPool::new(settings, &reach());
-        let fresh = |standing: &Standing| matches!(standing, Standing::Fresh(_));
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        until_fresh(&pool).await?;
         let write = "INSERT INTO contacts (name) SELECT repeat('x', 200) FROM generate_series(1, 2000)";
 
         // It receives and shows nothing of it.
@@ -107,7 +106,7 @@ fn a_replica_is_fresh_as_long_as_it_has_what_the_primary_has() {
         let behind = |standing: &Standing| matches!(standing, Standing::Stale(Why::Behind, Some(lag)) if lag.bytes > 100_000 && !lag.time.is_zero());
         until(&pool, "a replica that is behind", |verdict| behind(&verdict.standings[1])).await?;
         standby.resume_replay().await?;
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        until_fresh(&pool).await?;
 
         // Nothing is missing yet, and nothing will come any more.
         link.set(Link { up: false, ..Link::half_of(Duration::from_millis(4)) });
@@ -117,7 +116,7 @@ fn a_replica_is_fresh_as_long_as_it_has_what_the_primary_has() {
         primary.sql(write).await?;
         link.set(Link::half_of(Duration::from_millis(4)));
         link.reset();
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        until_fresh(&pool).await?;
         Ok(())
     });
 }

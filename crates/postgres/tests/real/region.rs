@@ -10,18 +10,14 @@ use edgeproxy_world::postgres::ScratchPostgres;
 use edgeproxy_world::wan::{Link, Wan};
 use edgeproxy_world::{LONG, eventually, within};
 
-use crate::stage::{INSERT, contact, primary_is, reach, run, server, settings, superuser, until};
+use crate::stage::{INSERT, contact, pair, primary_is, reach, run, server, settings, superuser, until, until_fresh};
 
 const COUNT: &str = "SELECT count(*) FROM contacts";
 
 #[test]
 fn a_session_reads_what_it_wrote_wherever_that_is() {
     run(async {
-        let primary = ScratchPostgres::start("lhr").await?;
-        let standby = primary.standby("syd").await?;
-        let pool = RegionPool::new(settings(vec![server(&primary), server(&standby)], "syd"), &reach());
-        let fresh = |standing: &Standing| matches!(standing, Standing::Fresh(_));
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        let (primary, standby, pool) = pair(|_| {}).await?;
 
         let mut session = Session::new(pool.clone(), None);
         let count = async |session: &Session| {
@@ -62,13 +58,10 @@ fn a_session_reads_what_it_wrote_wherever_that_is() {
 #[test]
 fn a_bound_on_lag_is_kept_whatever_the_limits_are() {
     run(async {
-        let primary = ScratchPostgres::start("lhr").await?;
-        let standby = primary.standby("syd").await?;
-        let mut settings = settings(vec![server(&primary), server(&standby)], "syd");
-        settings.limits = Limits { lag_bytes: u64::MAX, lag_time: Duration::from_secs(3600) };
-        let pool = RegionPool::new(settings, &reach());
-        let fresh = |standing: &Standing| matches!(standing, Standing::Fresh(_));
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        let (primary, standby, pool) = pair(|settings| {
+            settings.limits = Limits { lag_bytes: u64::MAX, lag_time: Duration::from_secs(3600) };
+        })
+        .await?;
         let bound = ReadPolicy::MaxLag(Duration::from_secs(1));
         let asked = async |policy| pool.read(policy, COUNT).await.unwrap().server;
         eventually("the replica within its bound", LONG, async || Ok((asked(bound).await == 1).then_some(()))).await?;
@@ -277,8 +270,7 @@ fn a_reader_does_not_wait_for_a_region_that_has_gone_silent() {
         let mut settings = settings(vec![server(&primary), near], "syd");
         settings.monitor.deadline = Duration::from_millis(500);
         let pool = RegionPool::new(settings, &reach());
-        let fresh = |standing: &Standing| matches!(standing, Standing::Fresh(_));
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        until_fresh(&pool).await?;
         assert_eq!(pool.read(ReadPolicy::Any, COUNT).await.unwrap().server, 1);
 
         // Nobody says that it is gone: nothing comes any more. A statement may take 30 s, and a read does not.
@@ -287,7 +279,7 @@ fn a_reader_does_not_wait_for_a_region_that_has_gone_silent() {
         assert_eq!(read.unwrap().server, 0);
         path.set(link);
         path.reset();
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        until_fresh(&pool).await?;
         assert_eq!(pool.read(ReadPolicy::Any, COUNT).await.unwrap().server, 1);
         Ok(())
     });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use edgeproxy_postgres::tokio_postgres::types::{ToSql, Type};
 use edgeproxy_postgres::{
-    Direct, MonitorSettings, PoolSettings, Primary, Reach, RegionPool, RegionSettings, Server, Verdict,
+    Direct, MonitorSettings, PoolSettings, Primary, Reach, RegionPool, RegionSettings, Server, Standing, Verdict,
 };
 use edgeproxy_world::postgres::ScratchPostgres;
 use edgeproxy_world::{LONG, within};
@@ -79,4 +79,22 @@ pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 /// Its parameters; `name` is what it is looked for by.
 pub(crate) fn contact<'a>(name: &'a &'a str) -> [Parameter<'a>; 3] {
     [(name, Type::VARCHAR), (&"bench@test.local", Type::VARCHAR), (&"Benchmark", Type::TEXT)]
+}
+
+/// Waits until the pool's second server is a fresh replica.
+pub(crate) async fn until_fresh(pool: &RegionPool) -> io::Result<Duration> {
+    until(pool, "a fresh replica", |verdict| matches!(verdict.standings[1], Standing::Fresh(_))).await
+}
+
+/// A primary, its replica in the pool's own region, and the pool, changed so, once the replica is fresh.
+pub(crate) async fn pair(
+    change: impl FnOnce(&mut RegionSettings),
+) -> io::Result<(ScratchPostgres, ScratchPostgres, RegionPool)> {
+    let primary = ScratchPostgres::start("lhr").await?;
+    let standby = primary.standby("syd").await?;
+    let mut settings = settings(vec![server(&primary), server(&standby)], "syd");
+    change(&mut settings);
+    let pool = RegionPool::new(settings, &reach());
+    until_fresh(&pool).await?;
+    Ok((primary, standby, pool))
 }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use edgeproxy_postgres::{Lsn, ReadPolicy, RegionPool, Retry, Session, Standing, Statement};
+use edgeproxy_postgres::{Lsn, ReadPolicy, RegionPool, Retry, Session, Statement};
 use edgeproxy_world::LONG;
 use edgeproxy_world::postgres::ScratchPostgres;
 
-use crate::stage::{INSERT, contact, primary_is, reach, run, server, settings, until};
+use crate::stage::{INSERT, contact, pair, primary_is, reach, run, server, settings, until};
 
 /// At once on a primary.
 const SLOW_ON_A_REPLICA: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_sleep(60)::text END";
@@ -32,11 +32,7 @@ fn a_token_covers_a_commit_that_did_not_wait_for_the_disk_by_its_own_word() {
 #[test]
 fn a_replica_that_is_behind_is_not_waited_for() {
     run(async {
-        let primary = ScratchPostgres::start("lhr").await?;
-        let standby = primary.standby("syd").await?;
-        let pool = RegionPool::new(settings(vec![server(&primary), server(&standby)], "syd"), &reach());
-        let fresh = |standing: &Standing| matches!(standing, Standing::Fresh(_));
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        let (primary, standby, pool) = pair(|_| {}).await?;
         standby.pause_replay().await?;
         let mut session = Session::new(pool.clone(), None);
         session.write(Statement::new(INSERT, &contact(&"mine"))).await.unwrap();
@@ -51,14 +47,11 @@ fn a_replica_that_is_behind_is_not_waited_for() {
 #[test]
 fn a_read_that_took_too_long_is_not_begun_again_elsewhere() {
     run(async {
-        let primary = ScratchPostgres::start("lhr").await?;
-        let standby = primary.standby("syd").await?;
-        let mut settings = settings(vec![server(&primary), server(&standby)], "syd");
-        settings.statement = Duration::from_millis(300);
-        settings.patience = LONG;
-        let pool = RegionPool::new(settings, &reach());
-        let fresh = |standing: &Standing| matches!(standing, Standing::Fresh(_));
-        until(&pool, "a fresh replica", |verdict| fresh(&verdict.standings[1])).await?;
+        let (_primary, _standby, pool) = pair(|settings| {
+            settings.statement = Duration::from_millis(300);
+            settings.patience = LONG;
+        })
+        .await?;
         let error = pool.read(ReadPolicy::Any, SLOW_ON_A_REPLICA).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), ("timeout", Retry::Elsewhere));
         Ok(())
