@@ -32,7 +32,7 @@ fn a_token_covers_a_commit_that_did_not_wait_for_the_disk_by_its_own_word() {
 #[test]
 fn a_replica_that_is_behind_is_not_waited_for() {
     run(async {
-        let (primary, standby, pool) = pair(|_| {}).await?;
+        let (_primary, standby, pool) = pair(|_| {}).await?;
         standby.pause_replay().await?;
         let mut session = Session::new(pool.clone(), None);
         session.write(Statement::new(INSERT, &contact(&"mine"))).await.unwrap();
