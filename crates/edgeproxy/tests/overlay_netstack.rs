@@ -12,10 +12,10 @@ use std::thread::spawn;
 use std::time::Duration;
 
 use edgeproxy_overlay::{
-    Acceptor, Device, DeviceSettings, Line, ListenSettings, Netstack, PeerSettings, Sockets, Stream, Tenants,
+    Acceptor, Device, DeviceSettings, Line, ListenSettings, Netstack, PeerSettings, Sockets, Stream,
 };
 use edgeproxy_route::RawBackend;
-use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey};
+use edgeproxy_tunnel::{PresharedKey, PrivateKey};
 use edgeproxy_world::{Backend, Behaviour, Ending, LONG, Pattern, Pop, Site, eventually, row};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -65,17 +65,7 @@ async fn start_in(network: Network, toml: &str) -> (Far, Pop, Site) {
     let own = PrivateKey::from_bytes([2; 32]);
     let (netstack, queues) = Netstack::start(&[format!("{far}/{length}").parse().unwrap()], 1420, 1).unwrap();
     let public = own.public();
-    let settings = DeviceSettings {
-        private: own,
-        port: 0,
-        mtu: 1420,
-        addresses: vec![network.far()],
-        forward: false,
-        tenants: Tenants::default(),
-        gate: GateSettings::default(),
-        directory: None,
-        awake_most: 0,
-    };
+    let settings = DeviceSettings::new(own, 1420, vec![network.far()]);
     let device = Device::start(settings, queues).unwrap();
     let sockets = Sockets::Netstack(netstack);
     let (_, mut acceptors) = sockets.listen(&ListenSettings::at(SocketAddr::new(network.far(), 80))).unwrap();

@@ -47,6 +47,23 @@ pub struct DeviceSettings {
     pub awake_most: usize,
 }
 
+impl DeviceSettings {
+    /// For an end of the overlay, on any port: it passes nothing on, and knows only the peers it is told of.
+    pub fn new(private: PrivateKey, mtu: usize, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            private,
+            port: 0,
+            mtu,
+            addresses,
+            forward: false,
+            tenants: Tenants::default(),
+            gate: GateSettings::default(),
+            directory: None,
+            awake_most: 0,
+        }
+    }
+}
+
 /// Where nobody says otherwise: so many awake peers take some 100 MB.
 pub const AWAKE_MOST: usize = 100_000;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgeproxy_tunnel::{GateSettings, Prefix};
+use edgeproxy_tunnel::Prefix;
 use ipnet::IpNet;
 use rustix::thread::CapabilitySet;
 
@@ -285,9 +285,9 @@ fn start_device(
     };
     let port = config.interface.listen_port.unwrap_or(0);
     let private = config.interface.private_key.clone();
-    let gate = GateSettings::default();
     let awake_most = awake_most.unwrap_or(AWAKE_MOST);
-    let settings = DeviceSettings { private, port, mtu, addresses, forward, tenants, gate, directory, awake_most };
+    let end = DeviceSettings::new(private, mtu, addresses);
+    let settings = DeviceSettings { port, forward, tenants, directory, awake_most, ..end };
     let device = Device::start(settings, queues).map_err(|error| OverlayError::Below { port, error })?;
     for peer in &config.peers {
         device.set_peer(peer_settings(peer));

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgeproxy_overlay::{Device, DeviceSettings, Line, Netstack, OsRandom, PeerSettings, Stream, Tenants};
-use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey, Random};
+use edgeproxy_overlay::{Device, DeviceSettings, Line, Netstack, OsRandom, PeerSettings, Stream};
+use edgeproxy_tunnel::{PresharedKey, PrivateKey, Random};
 use serde_json::json;
 
 use crate::client::Client;
@@ -30,17 +30,7 @@ impl Peer {
         let peer = client.post("/api/v1/peers", &request).expect(201);
         let ip: IpAddr = peer["addresses"][0].as_str().unwrap().parse().unwrap();
         let (netstack, queues) = Netstack::start(&[format!("{ip}/16").parse().unwrap()], MTU, 1).unwrap();
-        let settings = DeviceSettings {
-            private,
-            port: 0,
-            mtu: MTU,
-            addresses: vec![ip],
-            forward: false,
-            tenants: Tenants::default(),
-            gate: GateSettings::default(),
-            directory: None,
-            awake_most: 0,
-        };
+        let settings = DeviceSettings::new(private, MTU, vec![ip]);
         let device = Device::start(settings, queues).unwrap();
         device.set_peer(PeerSettings {
             public: Hub::public(),

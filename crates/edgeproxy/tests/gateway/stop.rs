@@ -1,7 +1,7 @@
 //! Told to stop, it writes down what it has seen.
 
-use edgeproxy_overlay::{Device, DeviceSettings, Netstack, PeerSettings, Tenants};
-use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey};
+use edgeproxy_overlay::{Device, DeviceSettings, Netstack, PeerSettings};
+use edgeproxy_tunnel::{PresharedKey, PrivateKey};
 use serde_json::json;
 
 use crate::hub::{Folder, Hub, eventually};
@@ -14,17 +14,7 @@ fn what_was_seen_of_peers_that_are_awake_is_written_when_it_stops() {
     let peer = hub.client().post("/api/v1/peers", &json!({ "public_key": own.public().to_string() })).expect(201);
     let ip: std::net::IpAddr = peer["addresses"][0].as_str().unwrap().parse().unwrap();
     let (netstack, queues) = Netstack::start(&[format!("{ip}/16").parse().unwrap()], 1420, 1).unwrap();
-    let settings = DeviceSettings {
-        private: own,
-        port: 0,
-        mtu: 1420,
-        addresses: vec![ip],
-        forward: false,
-        tenants: Tenants::default(),
-        gate: GateSettings::default(),
-        directory: None,
-        awake_most: 0,
-    };
+    let settings = DeviceSettings::new(own, 1420, vec![ip]);
     let device = Device::start(settings, queues).unwrap();
     device.set_peer(PeerSettings {
         public: PrivateKey::from_bytes([1; 32]).public(),

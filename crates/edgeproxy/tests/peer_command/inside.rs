@@ -8,10 +8,7 @@ use std::sync::Arc;
 use std::thread::spawn;
 use std::time::Duration;
 
-use edgeproxy_overlay::{
-    Device, DeviceSettings, Host, ListenSettings, Netstack, PeerSettings, Sockets, Tenants, WgQuick,
-};
-use edgeproxy_tunnel::GateSettings;
+use edgeproxy_overlay::{Device, DeviceSettings, Host, ListenSettings, Netstack, PeerSettings, Sockets, WgQuick};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -33,17 +30,7 @@ impl Inside {
         assert_eq!(config.notes, [""; 0]);
         let ip = config.interface.addresses[0].0;
         let (netstack, queues) = Netstack::start(&[format!("{ip}/16").parse().unwrap()], MTU, 1).unwrap();
-        let settings = DeviceSettings {
-            private: config.interface.private_key,
-            port: 0,
-            mtu: MTU,
-            addresses: vec![ip],
-            forward: false,
-            tenants: Tenants::default(),
-            gate: GateSettings::default(),
-            directory: None,
-            awake_most: 0,
-        };
+        let settings = DeviceSettings::new(config.interface.private_key, MTU, vec![ip]);
         let device = Device::start(settings, queues).unwrap();
         for peer in config.peers {
             let endpoint = peer.endpoint.map(|endpoint| match endpoint.host {

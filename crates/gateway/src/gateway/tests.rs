@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::pin::pin;
 
-use edgeproxy_overlay::{DeviceSettings, PeerSettings, Queue, Tenants};
-use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey, Random, Tai64N};
+use edgeproxy_overlay::{DeviceSettings, PeerSettings, Queue};
+use edgeproxy_tunnel::{PresharedKey, PrivateKey, Random, Tai64N};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -39,15 +39,9 @@ fn start() -> (tempfile::TempDir, OwnedFd, Arc<Gateway>) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (above, below) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let device = DeviceSettings {
-        private: PrivateKey::from_bytes(OsRandom::new().bytes()),
-        port: 0,
-        mtu: 1420,
-        addresses: Vec::new(),
-        forward: false,
-        tenants: Tenants::default(),
-        gate: GateSettings::default(),
         directory: Some(opened.directory()),
         awake_most: 10,
+        ..DeviceSettings::new(PrivateKey::from_bytes(OsRandom::new().bytes()), 1420, Vec::new())
     };
     let device = Device::start(device, vec![Queue::from(below)]).unwrap();
     (folder, above, Arc::new(opened.serve(Arc::new(device), Arc::new(NoFlows))))

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use edgeproxy_gateway::{Flows, Gateway, GatewaySettings, Opened, PeerRequest, PoolSettings};
 use edgeproxy_overlay::{
-    Device, DeviceSettings, Line, ListenSettings, Netstack, OsRandom, PeerSettings, Sockets, Stream, Tenants,
+    Device, DeviceSettings, Line, ListenSettings, Netstack, OsRandom, PeerSettings, Sockets, Stream,
 };
 use edgeproxy_store::peers::PeerRecord;
-use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey, PrivateKey, PublicKey, Random};
+use edgeproxy_tunnel::{Prefix, PresharedKey, PrivateKey, PublicKey, Random};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -189,17 +189,7 @@ pub(crate) fn private() -> PrivateKey {
 }
 
 pub(crate) fn device(private: PrivateKey, ip: IpAddr) -> DeviceSettings {
-    DeviceSettings {
-        private,
-        port: 0,
-        mtu: MTU,
-        addresses: vec![ip],
-        forward: false,
-        tenants: Tenants::default(),
-        gate: GateSettings::default(),
-        directory: None,
-        awake_most: 0,
-    }
+    DeviceSettings::new(private, MTU, vec![ip])
 }
 
 /// A folder that ends with the test, and the file in it.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use edgeproxy_overlay::{
     Acceptor, Device, DeviceSettings, Line, ListenSettings, Netstack, PeerSettings, Sockets, Stream, Tenants,
 };
-use edgeproxy_tunnel::{GateSettings, Prefix, PresharedKey};
+use edgeproxy_tunnel::{Prefix, PresharedKey};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -38,15 +38,9 @@ impl Host {
         let ip = ip.parse().unwrap();
         let (netstack, queues) = Netstack::start(&[address.parse().unwrap()], 1420, WORKERS).unwrap();
         let settings = DeviceSettings {
-            private: private(number),
-            port: 0,
-            mtu: 1420,
-            addresses: vec![ip],
             forward: tenants.is_some(),
             tenants: tenants.unwrap_or_default(),
-            gate: GateSettings::default(),
-            directory: None,
-            awake_most: 0,
+            ..DeviceSettings::new(private(number), 1420, vec![ip])
         };
         Self { device: Device::start(settings, queues).unwrap(), netstack, ip }
     }

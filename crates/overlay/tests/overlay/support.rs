@@ -41,17 +41,8 @@ impl Host {
         let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let (above, below): (Vec<_>, Vec<_>) = (0..WORKERS).map(|_| pair()).unzip();
         let ip = Ipv4Addr::new(10, 50, 0, number);
-        let settings = DeviceSettings {
-            private: private(number),
-            port: 0,
-            mtu: 1420,
-            addresses: vec![ip.into()],
-            forward,
-            tenants,
-            gate,
-            directory: None,
-            awake_most: 0,
-        };
+        let settings =
+            DeviceSettings { forward, tenants, gate, ..DeviceSettings::new(private(number), 1420, vec![ip.into()]) };
         let device = Device::start(settings, below.into_iter().map(Queue::from).collect()).unwrap();
         Self { device: Arc::new(device), above, next: AtomicUsize::new(0), ip }
     }

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use edgeproxy_overlay::{
     Acceptor, Device, DeviceSettings, Enclave, Line, LinkSettings, ListenSettings, Netstack, PeerSettings, Queue,
-    Sockets, Stream, Tenants,
+    Sockets, Stream,
 };
-use edgeproxy_tunnel::{GateSettings, PresharedKey, PrivateKey};
+use edgeproxy_tunnel::{PresharedKey, PrivateKey};
 
 use super::{PATIENCE, accept, open};
 
@@ -94,17 +94,8 @@ fn listen(sockets: &Sockets, at: SocketAddr) -> Acceptor {
 }
 
 fn device(number: u8, queues: Vec<Queue>) -> Device {
-    let settings = DeviceSettings {
-        private: PrivateKey::from_bytes([number; 32]),
-        port: 0,
-        mtu: 1420,
-        addresses: vec![IpAddr::from([10, 50, 0, number])],
-        forward: false,
-        tenants: Tenants::default(),
-        gate: GateSettings::default(),
-        directory: None,
-        awake_most: 0,
-    };
+    let settings =
+        DeviceSettings::new(PrivateKey::from_bytes([number; 32]), 1420, vec![IpAddr::from([10, 50, 0, number])]);
     Device::start(settings, queues).unwrap()
 }
 
