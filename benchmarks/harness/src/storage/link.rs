@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use edgeproxy_world::Bucket;
 use edgeproxy_world::wan::{Link, REGION_ROUND_TRIPS, Wan};
@@ -22,7 +25,9 @@ const SINGLE: &str = "100MB";
 /// What the headers of IP and TCP take of a packet of 1,500 bytes.
 const PAYLOAD: f64 = 1448.0 / 1500.0;
 /// Seconds at the beginning in which streams still grow.
-const GROWING: usize = 4;
+const GROWING: f64 = 4.0;
+/// How often it is looked what has arrived.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// One region by one link.
 #[derive(Debug, Serialize)]
@@ -34,7 +39,7 @@ pub(super) struct Region {
     pub(super) mb_per_second: f64,
     /// Of what the link carries, in percent.
     pub(super) share_percent: f64,
-    /// The same without the first seconds and without those in which not all streams had something to send.
+    /// The same of what arrived after the first seconds, and while all streams had something to send.
     pub(super) share_of_all_percent: Option<f64>,
     pub(super) share_single_percent: f64,
 }
@@ -79,7 +84,8 @@ fn region(site: &Site, name: &'static str, round_trip: Duration, rate: u64) -> R
         let run = answer["report"]["settings"][0]["runs"][0].clone();
         serde_json::from_value(run).context("other figures than expected")
     };
-    let parts = upload("parts")?;
+    let (parts, arrived) = counted(&bucket, || upload("parts"));
+    let parts = parts?;
     let single = upload("single")?;
     drop(bucket);
     let share = |mb_per_second: f64| 100.0 * mb_per_second / (bits as f64 / 8e6 * PAYLOAD);
@@ -90,8 +96,31 @@ fn region(site: &Site, name: &'static str, round_trip: Duration, rate: u64) -> R
         congestion_control: parts.sockets.first().map(|socket| socket.congestion_control.clone()).unwrap_or_default(),
         mb_per_second: parts.mb_per_second,
         share_percent: share(parts.mb_per_second),
-        share_of_all_percent: parts.while_all_send().map(share),
+        share_of_all_percent: parts.while_all_send(&arrived, round_trip).map(share),
         share_single_percent: share(single.mb_per_second),
+    })
+}
+
+/// What comes of the work, and what had arrived in the bucket meanwhile: seconds since the first byte, and bytes.
+fn counted<T>(bucket: &Bucket, work: impl FnOnce() -> T) -> (T, Vec<(f64, u64)>) {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let counting = scope.spawn(|| {
+            let (mut arrived, before) = (Vec::new(), bucket.received());
+            let mut began = None;
+            while !done.load(Relaxed) {
+                thread::sleep(LOOK);
+                let bytes = bucket.received() - before;
+                if bytes > 0 {
+                    let began = began.get_or_insert_with(Instant::now);
+                    arrived.push((began.elapsed().as_secs_f64(), bytes));
+                }
+            }
+            arrived
+        });
+        let result = work();
+        done.store(true, Relaxed);
+        (result, counting.join().unwrap_or_default())
     })
 }
 
@@ -99,8 +128,6 @@ fn region(site: &Site, name: &'static str, round_trip: Duration, rate: u64) -> R
 #[derive(Deserialize)]
 struct Outcome {
     mb_per_second: f64,
-    /// Bytes of each second.
-    series: Vec<u64>,
     parts: Vec<Part>,
     sockets: Vec<Socket>,
 }
@@ -108,6 +135,7 @@ struct Outcome {
 #[derive(Deserialize)]
 struct Part {
     stream: usize,
+    attempt_began: f64,
     ended: f64,
 }
 
@@ -117,15 +145,17 @@ struct Socket {
 }
 
 impl Outcome {
-    /// MB/s while every stream had something to send, and none was new.
-    fn while_all_send(&self) -> Option<f64> {
+    /// MB/s that arrived once all streams were grown and until the first of them had nothing more to send. The bucket's time
+    /// begins half a round trip after the first part, and the last of a part comes half a round trip before its answer.
+    fn while_all_send(&self, arrived: &[(f64, u64)], round_trip: Duration) -> Option<f64> {
         let last = |of: &Part| {
             let own = self.parts.iter().filter(|part| part.stream == of.stream);
             own.map(|part| part.ended).fold(0.0, f64::max)
         };
         let first_idle = self.parts.iter().map(last).min_by(f64::total_cmp)?;
-        let seconds = self.series.iter().zip(1_u32..).take_while(|(_, second)| f64::from(*second) <= first_idle);
-        let full: Vec<u64> = seconds.map(|(bytes, _)| *bytes).skip(GROWING).collect();
-        (!full.is_empty()).then(|| full.iter().sum::<u64>() as f64 / full.len() as f64 / 1e6)
+        let began = self.parts.iter().map(|part| part.attempt_began).min_by(f64::total_cmp)?;
+        let from = arrived.iter().find(|(at, _)| *at >= GROWING)?;
+        let to = arrived.iter().rfind(|(at, _)| *at <= first_idle - began - round_trip.as_secs_f64())?;
+        (to.0 > from.0).then(|| (to.1 - from.1) as f64 / (to.0 - from.0) / 1e6)
     }
 }

@@ -68,7 +68,7 @@ impl Uploads {
             Err(missing) => tracing::info!("storage benchmark disabled: {}", missing.join("; ")),
         }
         let token = variable(TOKEN_VARIABLE).filter(|token| !token.is_empty()).map(Zeroizing::new);
-        Arc::new(Self { store, token, set, turns, janitor: Janitor::new() })
+        Arc::new(Self { store, token, set, turns, janitor: Janitor::new(|stays| tracing::warn!("storage: {stays}")) })
     }
 
     /// `/upload`, `/upload-single`, `/generate`, `/env`.
@@ -86,11 +86,7 @@ impl Uploads {
         let until = Instant::now() + limit;
         // What else may go on is for others to tell of.
         self.turns.settle(limit).await;
-        if !self.janitor.finish(until.saturating_duration_since(Instant::now())).await {
-            tracing::warn!(
-                "an upload was left in the store; unless it was to be kept, a later run removes it after a day"
-            );
-        }
+        self.janitor.finish(until.saturating_duration_since(Instant::now())).await;
     }
 
     fn begin(&self, path: &'static str, meter: &Meter) -> Result<Turn, Box<Response>> {

@@ -28,50 +28,42 @@ pub(super) fn key(keep: bool) -> String {
     format!("{}{}", if keep { KEPT } else { PREFIX }, random::uuid())
 }
 
-/// Does the work of runs that were dropped, on the runtime they were dropped on.
-#[derive(Clone, Default)]
-pub struct Janitor(Arc<Mutex<Work>>);
-
-#[derive(Default)]
-struct Work {
-    tasks: JoinSet<()>,
-    /// Some of it came to nothing.
-    failed: bool,
+/// Does the work of runs that were dropped, on the runtime they were dropped on, and tells what stays in the store against
+/// its will.
+#[derive(Clone)]
+pub struct Janitor {
+    tasks: Arc<Mutex<JoinSet<()>>>,
+    tell: Arc<dyn Fn(String) + Send + Sync>,
 }
 
 impl Janitor {
-    /// With nothing to do.
+    /// With nothing to do; `tell` gets a sentence for each object or upload that could not be removed.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(tell: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self { tasks: Arc::default(), tell: Arc::new(tell) }
     }
 
-    /// Waits until all is tidy, or `limit` is over. False: something may be left in the store.
-    pub async fn finish(&self, limit: Duration) -> bool {
-        let mut tasks = std::mem::take(&mut self.work().tasks);
+    /// Waits until nothing is to be removed any more, and gives up after `limit`, which is told as well.
+    pub async fn finish(&self, limit: Duration) {
+        let mut tasks = std::mem::take(&mut *self.tasks());
         let ended = tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await;
-        ended.is_ok() && !std::mem::take(&mut self.work().failed)
+        if ended.is_err() {
+            (self.tell)(format!(
+                "something may be left under {PREFIX} in the store: it was not removed within {limit:?}"
+            ));
+        }
     }
 
-    /// Something could not be removed.
-    pub(super) fn failed(&self, failure: &Failure, key: &str) {
-        let later = if is_swept(key) { "a later run removes it after a day" } else { "no later run removes it" };
-        tracing::warn!(%failure, key, later, "storage: left behind");
-        self.work().failed = true;
-    }
-
-    fn work(&self) -> MutexGuard<'_, Work> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            tracing::warn!(
-                "storage: the process ends with an upload in the store; unless it was to be kept, a later run removes it after a day"
-            );
+            (self.tell)(format!("something is left under {PREFIX} in the store: the process ends"));
             return;
         };
-        let tasks = &mut self.work().tasks;
+        let mut tasks = self.tasks();
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(work, &runtime);
     }
@@ -81,6 +73,11 @@ impl Janitor {
 pub(super) struct Left {
     janitor: Janitor,
     store: Arc<Store>,
+    remains: Remains,
+}
+
+/// It, by its name.
+struct Remains {
     key: String,
     state: State,
     /// An answer was lost that may have named an upload.
@@ -98,86 +95,99 @@ enum State {
 impl Left {
     /// Nothing yet.
     pub(super) fn new(store: &Arc<Store>, janitor: &Janitor, key: &str) -> Self {
-        Self {
-            janitor: janitor.clone(),
-            store: store.clone(),
-            key: key.to_owned(),
-            state: State::Nothing,
-            unnamed: false,
-        }
+        let remains = Remains { key: key.to_owned(), state: State::Nothing, unnamed: false };
+        Self { janitor: janitor.clone(), store: store.clone(), remains }
     }
 
     /// A request goes out that begins an upload.
     pub(super) fn beginning(&mut self) {
-        self.unnamed = true;
+        self.remains.unnamed = true;
     }
 
     /// None was begun that has no name.
     pub(super) fn all_named(&mut self) {
-        self.unnamed = false;
+        self.remains.unnamed = false;
     }
 
     pub(super) fn upload(&mut self, id: &str) {
-        self.state = State::Upload(id.to_owned());
+        self.remains.state = State::Upload(id.to_owned());
     }
 
     pub(super) fn completing(&mut self, id: &str) {
-        self.state = State::Completing(id.to_owned());
+        self.remains.state = State::Completing(id.to_owned());
     }
 
     pub(super) fn object(&mut self) {
-        self.state = State::Object;
+        self.remains.state = State::Object;
     }
 
-    /// The object is wanted.
-    pub(super) async fn keep(mut self) -> Result<(), Failure> {
-        self.state = State::Nothing;
+    /// The object is wanted; an upload without a name is not.
+    pub(super) async fn keep(mut self) -> Result<(), String> {
+        self.remains.state = State::Nothing;
         self.remove().await
     }
 
-    /// Removes it and waits for that; what fails is told, and left to the sweep of a later run.
-    pub(super) async fn remove(mut self) -> Result<(), Failure> {
-        let removed = remove(&self.store, &self.key, &self.state, self.unnamed).await;
+    /// Removes it and waits for that. What stays is told, by the error as well.
+    pub(super) async fn remove(mut self) -> Result<(), String> {
+        let removed = self.remains.remove(&self.store).await;
         // Not before: who is dropped while it waits leaves it to the janitor.
-        (self.state, self.unnamed) = (State::Nothing, false);
-        removed
+        self.remains.take();
+        removed.inspect_err(|stays| (self.janitor.tell)(stays.clone()))
     }
 }
 
 impl Drop for Left {
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut self.state, State::Nothing);
-        let unnamed = self.unnamed;
-        if matches!(state, State::Nothing) && !unnamed {
+        let (remains, store, tell) = (self.remains.take(), self.store.clone(), self.janitor.tell.clone());
+        if matches!(remains.state, State::Nothing) && !remains.unnamed {
             return;
         }
-        let (store, key, janitor) = (self.store.clone(), std::mem::take(&mut self.key), self.janitor.clone());
         self.janitor.later(async move {
-            if let Err(failure) = remove(&store, &key, &state, unnamed).await {
-                janitor.failed(&failure, &key);
+            if let Err(stays) = remains.remove(&store).await {
+                tell(stays);
             }
         });
     }
 }
 
-async fn remove(store: &Arc<Store>, key: &str, state: &State, unnamed: bool) -> Result<(), Failure> {
-    let mut line = Line::new(store, &Troubles::default());
-    match state {
-        State::Nothing => {}
-        State::Upload(id) => abort(&mut line, key, id).await?,
-        State::Completing(id) => {
-            abort(&mut line, key, id).await?;
-            delete(&mut line, key).await?;
-        }
-        State::Object => delete(&mut line, key).await?,
+impl Remains {
+    /// Nothing is left in its place.
+    fn take(&mut self) -> Self {
+        let nothing = Self { key: String::new(), state: State::Nothing, unnamed: false };
+        std::mem::replace(self, nothing)
     }
-    if unnamed {
-        let uploads = line.ask(Step::List, 0, || list("uploads", key)).await?.answer();
-        for entry in uploads.entries("Upload").filter(|entry| entry.field("Key") == Some(key)) {
-            abort(&mut line, key, entry.field("UploadId").unwrap_or_default()).await?;
-        }
+
+    /// The error says what stays, and why.
+    async fn remove(&self, store: &Arc<Store>) -> Result<(), String> {
+        self.try_remove(store).await.map_err(|failure| {
+            let is_object = matches!(self.state, State::Object | State::Completing(_));
+            let later = match is_object && !is_swept(&self.key) {
+                true => "no run removes it",
+                false => "a run after a day removes it",
+            };
+            format!("{} is left in the store, {later}: {failure}", self.key)
+        })
     }
-    Ok(())
+
+    async fn try_remove(&self, store: &Arc<Store>) -> Result<(), Failure> {
+        let (mut line, key) = (Line::new(store, &Troubles::default()), &self.key);
+        match &self.state {
+            State::Nothing => {}
+            State::Upload(id) => abort(&mut line, key, id).await?,
+            State::Completing(id) => {
+                abort(&mut line, key, id).await?;
+                delete(&mut line, key).await?;
+            }
+            State::Object => delete(&mut line, key).await?,
+        }
+        if self.unnamed {
+            let uploads = line.ask(Step::List, 0, || list("uploads", key)).await?.answer();
+            for entry in uploads.entries("Upload").filter(|entry| entry.field("Key") == Some(key)) {
+                abort(&mut line, key, entry.field("UploadId").unwrap_or_default()).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Multipart uploads by `uploads`, objects by `list-type`.

@@ -227,11 +227,12 @@ impl Watch<'_> {
             if moved != last {
                 (last, since) = (moved, Instant::now());
             }
-            if since.elapsed() >= self.stall {
-                return Err(Reason::Stalled(self.stall.as_secs()));
-            }
+            // First: where both are the same, it is the request that took too long, and it is not begun again.
             if began.elapsed() >= self.limit {
                 return Err(Reason::Late(self.limit.as_secs()));
+            }
+            if since.elapsed() >= self.stall {
+                return Err(Reason::Stalled(self.stall.as_secs()));
             }
         }
     }

@@ -24,7 +24,7 @@ use super::{process, read_back};
 /// # Errors
 ///
 /// The failure that no further attempt was allowed to make good; nothing of the run stays in the store, unless that too
-/// failed, which is logged.
+/// failed, which the janitor tells.
 pub async fn upload(store: &Arc<Store>, plan: &Plan, meter: &Meter, janitor: &Janitor) -> Result<Outcome, Failure> {
     let mut outcome = Outcome { plan: plan.clone(), bytes: plan.shape.bytes(), ..Outcome::default() };
     if plan.sweep {
@@ -54,9 +54,8 @@ pub async fn upload(store: &Arc<Store>, plan: &Plan, meter: &Meter, janitor: &Ja
     let mut lines = match sent {
         Ok(lines) => lines,
         Err(failure) => {
-            if let Err(of_abort) = left.remove().await {
-                janitor.failed(&of_abort, &key);
-            }
+            // What stays is told by the janitor, and the failure is what the run is about.
+            let _ = left.remove().await;
             return Err(failure);
         }
     };
@@ -75,10 +74,7 @@ pub async fn upload(store: &Arc<Store>, plan: &Plan, meter: &Meter, janitor: &Ja
     let cleared = if plan.keep { left.keep().await } else { left.remove().await };
     match cleared {
         Ok(()) => outcome.deleted = !plan.keep,
-        Err(failure) => {
-            outcome.notes.push(format!("{key} was not cleared away: {failure}"));
-            janitor.failed(&failure, &key);
-        }
+        Err(stays) => outcome.notes.push(stays),
     }
     outcome.key = key;
     outcome.process = Process { peak_resident_bytes: process::peak_resident(), ..outcome.process };

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use edgeproxy_bench::storage::{Checksum, Janitor, MIB, Meter, Reason, Shape, Step, Store, sweep, upload};
+use edgeproxy_bench::storage::{Checksum, MIB, Meter, Reason, Shape, Step, Store, sweep, upload};
 use edgeproxy_world::ForeignStore;
 
-use crate::support::{LONG, parts, run, single, store_at};
+use crate::support::{LONG, janitor, parts, run, single, store_at};
 
 const SECRET: &str = ForeignStore::S3S_KEY.1;
+const S3RVER: (&str, &str) = ForeignStore::S3RVER_KEY;
 
 /// `None`: it is not here.
 fn started(start: impl FnOnce(&Path) -> std::io::Result<ForeignStore>) -> Option<ForeignStore> {
@@ -64,8 +65,8 @@ async fn s3rver_takes_and_gives_back_every_byte() {
     let Some(server) = started(ForeignStore::s3rver) else { return };
     for mut plan in [parts(4, 3), single(7 * MIB + 3)] {
         plan.read_back = true;
-        let mut store = store(&server, "S3RVER", "speed");
-        store.keys.id = "S3RVER".to_owned();
+        let mut store = store(&server, S3RVER.1, "speed");
+        store.keys.id = S3RVER.0.to_owned();
         let outcome = run(store, &plan).await.unwrap_or_else(|failure| panic!("{plan:?}: {failure}"));
         assert_eq!(outcome.read_back.unwrap().bytes, plan.shape.bytes());
         assert!(outcome.deleted, "{:?}", outcome.notes);
@@ -87,7 +88,7 @@ async fn a_wrong_secret_and_a_bucket_that_is_not_there_are_told() {
     let Some(server) = started(ForeignStore::s3rver) else { return };
     for plan in [parts(2, 1), single(100_000)] {
         let with = |id: &str, bucket: &str| {
-            let mut store = store(&server, "S3RVER", bucket);
+            let mut store = store(&server, S3RVER.1, bucket);
             store.keys.id = id.to_owned();
             store
         };
@@ -95,7 +96,7 @@ async fn a_wrong_secret_and_a_bucket_that_is_not_there_are_told() {
         let failure = run(with("nobody", "speed"), &plan).await.unwrap_err();
         assert_eq!(failure.code(), "InvalidAccessKeyId", "{failure}");
         assert!(failure.to_string().starts_with("Upload failed: 403 - "), "{failure}");
-        let failure = run(with("S3RVER", "nowhere"), &plan).await.unwrap_err();
+        let failure = run(with(S3RVER.0, "nowhere"), &plan).await.unwrap_err();
         assert_eq!(failure.code(), "NoSuchBucket", "{failure}");
         assert!(failure.advice().contains("S3_BUCKET"));
     }
@@ -106,7 +107,7 @@ async fn whoever_goes_away_leaves_no_upload_at_the_server() {
     let Some(server) = s3s() else { return };
     let mut plan = parts(40, 3);
     plan.sweep = false;
-    let (janitor, meter) = (Janitor::new(), Meter::new());
+    let ((janitor, told), meter) = (janitor(), Meter::new());
     let store = Arc::new(store(&server, SECRET, "speed"));
     let begun = async {
         let until = Instant::now() + LONG;
@@ -119,7 +120,7 @@ async fn whoever_goes_away_leaves_no_upload_at_the_server() {
         () = begun => {}
     }
     assert!(server.uploads().unwrap() > 0);
-    assert!(janitor.finish(LONG).await);
+    assert_eq!(told().await, [""; 0]);
     assert_eq!(server.uploads().unwrap(), 0);
 }
 
@@ -127,7 +128,7 @@ async fn whoever_goes_away_leaves_no_upload_at_the_server() {
 async fn a_server_that_is_killed_in_the_middle_of_a_part_is_a_failure_and_no_figure() {
     let Some(server) = s3s() else { return };
     let store = Arc::new(store(&server, SECRET, "speed"));
-    let (janitor, meter) = (Janitor::new(), Meter::new());
+    let ((janitor, _), meter) = (janitor(), Meter::new());
     let plan = edgeproxy_bench::storage::Plan {
         shape: Shape::Parts { count: 4, bytes: 200 * MIB, streams: 2 },
         ..parts(1, 1)

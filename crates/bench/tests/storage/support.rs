@@ -1,6 +1,6 @@
 //! A store to upload to, and what is often asked of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use edgeproxy_bench::storage::{Failure, Janitor, MIB, Meter, Outcome, Plan, Settings, Shape, Store, upload};
@@ -36,10 +36,26 @@ pub(crate) fn single(bytes: u64) -> Plan {
     Plan { shape: Shape::Single { bytes }, ..Plan::default() }
 }
 
+/// A janitor, and what it has told since it was last asked, once it is done.
+pub(crate) fn janitor() -> (Janitor, impl AsyncFn() -> Vec<String>) {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let janitor = Janitor::new({
+        let told = Arc::clone(&told);
+        move |stays| told.lock().unwrap().push(stays)
+    });
+    let own = janitor.clone();
+    let asked = async move || {
+        own.finish(LONG).await;
+        std::mem::take(&mut *told.lock().unwrap())
+    };
+    (janitor, asked)
+}
+
 /// Uploads, and waits for whatever is left to do.
 pub(crate) async fn run(store: Store, plan: &Plan) -> Result<Outcome, Failure> {
-    let janitor = Janitor::new();
+    let (janitor, told) = janitor();
     let result = tokio::time::timeout(LONG * 3, upload(&Arc::new(store), plan, &Meter::new(), &janitor)).await;
-    assert!(janitor.finish(LONG).await);
+    let told = told().await;
+    assert!(told.iter().all(|stays| !stays.contains("within")), "{told:?}");
     result.expect("within a minute")
 }

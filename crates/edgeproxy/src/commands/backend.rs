@@ -66,7 +66,13 @@ impl Backend {
         if settings.overlay.is_some() {
             process::keep_memory_private();
         }
-        match runtime().and_then(|runtime| runtime.block_on(serve(settings, way))) {
+        let served = runtime().and_then(|runtime| {
+            let served = runtime.block_on(serve(settings, way));
+            // Nobody waits for a look-up of a name that nobody wants any more.
+            runtime.shutdown_background();
+            served
+        });
+        match served {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => {
                 tracing::error!("{message}");

@@ -142,7 +142,12 @@ fn what_could_not_be_cleared_away_is_told_and_is_no_success() {
     of_the_first.into_iter().for_each(|(operation, fault)| bucket.fail(operation, 1, fault));
     let output = bench(&mut edgeproxy(&bucket), &[&SMALL[..], &["--repeat", "2"]].concat());
     let told = text(&output.stderr);
-    assert!(output.status.code() == Some(1) && told.contains("left under speed-test/"), "{told}");
+    assert!(
+        output.status.code() == Some(1)
+            && told.contains("is left in the store, a run after a day removes it")
+            && told.contains("AccessDenied"),
+        "{told}"
+    );
     // The rest was measured, and is shown.
     assert!(text(&output.stdout).contains("1MB in one request"), "{}", text(&output.stdout));
     assert_eq!(bucket.uploads().len(), 1);

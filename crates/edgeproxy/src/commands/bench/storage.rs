@@ -13,6 +13,7 @@ use edgeproxy_bench::storage::{
     Setting, Settings, Shape, Store, TOKEN_VARIABLE, parse_size,
 };
 use edgeproxy_postgres::Direct;
+use parking_lot::Mutex;
 
 use self::progress::Progress;
 use crate::commands::{Failure, say, variable};
@@ -77,7 +78,7 @@ pub(super) struct Storage {
     #[arg(long, value_enum)]
     checksum: Option<Check>,
     /// Congestion control instead of the system's own, for example cubic, bbr or reno
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["fleet", "backend"])]
     congestion: Option<String>,
     /// Instead of AWS_ENDPOINT_URL_S3
     #[arg(long, value_name = "URL")]
@@ -155,21 +156,21 @@ impl Storage {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
         let sites = self.sites()?;
-        let janitor = Janitor::new();
+        let left = Arc::new(Mutex::new(Vec::new()));
+        let janitor = Janitor::new({
+            let left = Arc::clone(&left);
+            move |stays| left.lock().push(stays)
+        });
         let measured = match sites.is_empty() {
             true => runtime.block_on(self.measure(&plans, &janitor)),
             false => runtime.block_on(self.ask(&plans, &sites)),
         };
         // However that ended.
-        let is_tidy = runtime.block_on(janitor.finish(TIDY_WITHIN));
-        if !is_tidy {
-            let later = if self.keep {
-                "kept/ in the store; no run removes it"
-            } else {
-                " in the store; a run after a day removes it"
-            };
-            say::note(format_args!("something is left under speed-test/{later}"));
-        }
+        runtime.block_on(janitor.finish(TIDY_WITHIN));
+        // Nobody waits for a look-up of a name that nobody wants any more.
+        runtime.shutdown_background();
+        let left = std::mem::take(&mut *left.lock());
+        left.iter().for_each(say::note);
         let report = measured?;
         self.write(&report)?;
         let differences = before.map(|before| storage::compare(&before, &report, self.allow));
@@ -180,11 +181,13 @@ impl Storage {
             tables::print(&report, self.details);
             differences.iter().for_each(|differences| tables::print_differences(differences));
         }
-        report.notes().into_iter().for_each(say::note);
+        // Told already what stays.
+        let notes = report.notes().into_iter().filter(|note| !left.iter().any(|stays| note.ends_with(stays)));
+        notes.for_each(say::note);
         if report.best().is_none() {
             return Err(Failure::Failed("nothing was measured".to_owned()));
         }
-        if !is_tidy {
+        if !left.is_empty() {
             return Err(Failure::Failed("measured, and not cleared away".to_owned()));
         }
         match differences.iter().flatten().filter(|difference| difference.regression).count() {

@@ -128,8 +128,8 @@ impl Regions {
         Ok(Self { star, replicas, primary, scale })
     }
 
-    /// Puts every region as far away as the published benchmark found it. Nothing is taken off for what tunnels and machine
-    /// take here: that is in every figure.
+    /// Puts every region at its distance. Nothing is taken off for what tunnels and machine take here: that is in every
+    /// figure.
     pub(super) fn move_apart(&self) -> io::Result<()> {
         for spoke in self.star.spokes() {
             spoke.path().set(Link::half_of(distance(spoke.region(), self.scale)?));
