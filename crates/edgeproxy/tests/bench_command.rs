@@ -18,7 +18,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use edgeproxy_world::postgres::{Binaries, DATABASE, PASSWORD, ScratchPostgres, USER};
-use edgeproxy_world::{LONG, eventually};
+use edgeproxy_world::{Bucket, LONG, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_edgeproxy");
@@ -240,9 +240,14 @@ async fn database_and_backend_are_reached_through_the_overlay() {
     hub.wait_for(&["ready"]);
 
     let port = free_port().to_string();
+    let bucket = Bucket::start().unwrap();
     let mut variables = of_database(&server);
     variables.retain(|(name, _)| !["DB_HOST", "DB_PORT"].contains(name));
     variables.extend([
+        ("AWS_ENDPOINT_URL_S3", format!("http://{}", bucket.address())),
+        ("AWS_ACCESS_KEY_ID", "key".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+        ("S3_BUCKET", "speed".to_owned()),
         ("FLY_REGION", "lhr".to_owned()),
         ("PORT", port.clone()),
         ("DB_HOST", "10.50.0.1".to_owned()),
@@ -262,6 +267,16 @@ async fn database_and_backend_are_reached_through_the_overlay() {
     let measured = &run["rows"][0]["outcome"]["measured"];
     assert_eq!((&measured["region"], &measured["db_host"]), (&"lhr".into(), &"10.50.0.1".into()), "{run}");
     assert_eq!(measured["samples"]["insert"].as_array().unwrap().len(), 5);
+    let own_file = format!("{files}/syd.conf");
+    let way =
+        ["--overlay", &own_file, "--overlay-mode", "netstack", "--mode", "single", "--size", "1MB", "--repeat", "1"];
+    let ran = bench(&[&["storage", "--backend", &inside, "--json"], &way[..]].concat());
+    let run: serde_json::Value =
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|_| panic!("{}", text(&ran.stderr)));
+    assert_eq!(run["report"]["settings"][0]["runs"][0]["bytes"], 1_000_000, "{run}");
+    assert_eq!(bucket.received(), 1_000_000);
+    let nowhere = bench(&[&["storage"], &way[..]].concat());
+    assert_eq!(nowhere.status.code(), Some(2), "{}", text(&nowhere.stderr));
     let taken = ["--overlay", &files, "--region", "lhr", "--overlay-mode", "netstack"];
     let refused = bench(&[&["db", "--backend", &inside], &taken[..]].concat());
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));

@@ -8,6 +8,7 @@ mod compare;
 mod db;
 mod progress;
 mod storage;
+mod tunnel;
 
 /// Measures from every region, and compares what was measured
 #[derive(clap::Args)]

@@ -1,7 +1,6 @@
 //! `db`: what a database takes, from every region.
 
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,13 +10,12 @@ use edgeproxy_bench::Summary;
 use edgeproxy_bench::db::{ITERATIONS_DEFAULT, ITERATIONS_MOST, Mode, Order, Plan, ReadKind};
 use edgeproxy_bench::fleet::{self, Course, Fleet, Measured, Origin, PARALLEL, PORT, Run, Site};
 use edgeproxy_bench::report::{self, Marks};
-use edgeproxy_overlay::{OverlayError, Way};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress::Progress;
+use super::tunnel::{Planned, Tunnel};
 use crate::commands::{Failure, columns, say, variable};
-use crate::reach::Ways;
-use crate::{overlay, telemetry};
+use crate::telemetry;
 
 /// Measures a database from every region by the services there (`edgeproxy backend`)
 ///
@@ -28,13 +26,8 @@ pub(super) struct Db {
     /// Who is asked: a TOML file with region, address, location and country of each [[site]]
     #[arg(long, value_name = "FILE")]
     fleet: Option<PathBuf>,
-    /// Reach them by WireGuard: a wg-quick file, or a folder with one for the region of --region; never that of a service
-    /// which runs
-    #[arg(long, value_name = "PATH")]
-    overlay: Option<PathBuf>,
-    /// How TCP inside the overlay is had: auto, tun, userns, netstack, kernel
-    #[arg(long, value_name = "MODE", default_value = "auto")]
-    overlay_mode: String,
+    #[command(flatten)]
+    tunnel: Tunnel,
     /// Region of this machine, for a folder given by --overlay
     #[arg(long, value_name = "CODE", default_value = "local")]
     region: String,
@@ -130,16 +123,13 @@ enum OrderFlag {
 impl Db {
     pub(super) fn run(self) -> Result<(), Failure> {
         let fleet = self.fleet()?;
-        self.refuse_the_place_of_another(&fleet)?;
-        let mode =
-            overlay::mode(&self.overlay_mode).map_err(|error| Failure::Usage(format!("--overlay-mode {error}")))?;
         // Before any thread is started.
-        let way = self.overlay.as_ref().map(|_| Way::find(mode));
+        let tunnel = self.tunnel.plan(&fleet.sites, &self.region)?;
         let level = variable("EDGEPROXY_LOG").and_then(|level| level.into_string().ok());
         telemetry::start_log(&telemetry::of_level(level.unwrap_or_else(|| "warn".to_owned())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
-        let run = runtime.block_on(self.measure(&fleet, way))?;
+        let run = runtime.block_on(self.measure(&fleet, tunnel))?;
         let run = if self.via.is_some() { located(run) } else { run };
         // First of all: what was measured must not be lost with a file that cannot be written.
         if self.json {
@@ -176,25 +166,6 @@ impl Db {
         Ok(fleet)
     }
 
-    /// Two who use the key of one region take each other's answers: the hub knows the one that spoke last.
-    fn refuse_the_place_of_another(&self, fleet: &Fleet) -> Result<(), Failure> {
-        let Some(path) = &self.overlay else { return Ok(()) };
-        let own = overlay::own_addresses(path, &self.region);
-        let own = own.map_err(|problems| Failure::Failed(problems.join("\n")))?;
-        let is_own = |site: &&Site| {
-            let host = Origin::at(&site.address, PORT).ok().and_then(|origin| origin.host.parse::<IpAddr>().ok());
-            host.is_some_and(|host| own.contains(&host))
-        };
-        match fleet.sites.iter().find(is_own) {
-            None => Ok(()),
-            Some(site) => Err(Failure::Usage(format!(
-                "--overlay: this is the file of {}, which is to be asked; with it this machine would take its place. Give it a \
-                 file of its own: edgeproxy overlay init --regions ...,me=10.50.0.2",
-                site.name
-            ))),
-        }
-    }
-
     fn course(&self) -> Course {
         let mode = if self.mode == ModeFlag::Pq { Mode::Pq } else { Mode::One };
         let order = match (self.order, mode) {
@@ -215,19 +186,13 @@ impl Db {
         Course { plan, requests: count(self.requests), parallel: count(self.parallel) }
     }
 
-    async fn measure(&self, fleet: &Fleet, way: Option<Result<Way, OverlayError>>) -> Result<Run, Failure> {
+    async fn measure(&self, fleet: &Fleet, tunnel: Planned) -> Result<Run, Failure> {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::from_display)?;
-        let overlay = match self.overlay.as_deref().zip(way) {
-            Some((path, way)) => {
-                let started = overlay::start_spoke(path, &self.region, way);
-                Some(Arc::new(started.map_err(|problems| Failure::Failed(problems.join("\n")))?))
-            }
-            None => None,
-        };
+        let ways = Arc::new(tunnel.up()?);
         let course = self.course();
         let progress = Progress::new(fleet.sites.len(), course.requests);
         tokio::select! {
-            run = fleet::run(fleet, &course, Arc::new(Ways::new(overlay)), |news| progress.tell(&news)) => Ok(run),
+            run = fleet::run(fleet, &course, ways, |news| progress.tell(&news)) => Ok(run),
             _ = interrupt.recv() => {
                 drop(progress);
                 let advice = "stopped; nothing is saved, and the services remove their rows by themselves";

@@ -12,10 +12,10 @@ use edgeproxy_bench::storage::{
     self, Addressing, Checksum, Janitor, MB, Meter, Outcome, Patience, Plan, Question, RETRIES, Report, STREAMS_MOST,
     Setting, Settings, Shape, Store, TOKEN_VARIABLE, parse_size,
 };
-use edgeproxy_postgres::Direct;
 use parking_lot::Mutex;
 
 use self::progress::Progress;
+use super::tunnel::{Planned, Tunnel};
 use crate::commands::{Failure, say, variable};
 use crate::telemetry;
 
@@ -29,6 +29,8 @@ const TIDY_WITHIN: Duration = Duration::from_secs(10);
 /// No object of one run is larger.
 const OBJECT_MOST: u64 = 1_000_000 * MB;
 const REPEAT_MOST: u64 = 100;
+/// This machine, in a folder with a wg-quick file for each region.
+const LOCAL: &str = "local";
 
 /// Measures how fast an object store takes data, from here or from every region
 ///
@@ -104,6 +106,8 @@ pub(super) struct Storage {
     /// Ask this service; may be given several times
     #[arg(long, value_name = "URL", conflicts_with = "fleet")]
     backend: Vec<String>,
+    #[command(flatten)]
+    tunnel: Tunnel,
     /// Show parts, streams and seconds as well
     #[arg(long)]
     details: bool,
@@ -151,11 +155,16 @@ impl Storage {
     pub(super) fn run(self) -> Result<(), Failure> {
         let plans = self.plans()?;
         let before = self.compare.as_deref().map(read).transpose()?;
+        let sites = self.sites()?;
+        // Before any thread is started.
+        let tunnel = self.tunnel.plan(&sites, LOCAL)?;
+        if tunnel.is_some() && sites.is_empty() {
+            return Err(Failure::Usage("--overlay leads to services: name them by --fleet or --backend".to_owned()));
+        }
         let level = variable("EDGEPROXY_LOG").and_then(|level| level.into_string().ok());
         telemetry::start_log(&telemetry::of_level(level.unwrap_or_else(|| "error".to_owned())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Failed(format!("cannot start: {error}")))?;
-        let sites = self.sites()?;
         let left = Arc::new(Mutex::new(Vec::new()));
         let janitor = Janitor::new({
             let left = Arc::clone(&left);
@@ -163,7 +172,7 @@ impl Storage {
         });
         let measured = match sites.is_empty() {
             true => runtime.block_on(self.measure(&plans, &janitor)),
-            false => runtime.block_on(self.ask(&plans, &sites)),
+            false => runtime.block_on(self.ask(&plans, &sites, tunnel)),
         };
         // However that ended.
         runtime.block_on(janitor.finish(TIDY_WITHIN));
@@ -322,7 +331,8 @@ impl Storage {
         self.backend.iter().map(site).collect()
     }
 
-    async fn ask(&self, plans: &[Plan], sites: &[Site]) -> Result<Report, Failure> {
+    async fn ask(&self, plans: &[Plan], sites: &[Site], tunnel: Planned) -> Result<Report, Failure> {
+        let ways = tunnel.up()?;
         let started = now();
         let token = variable(TOKEN_VARIABLE).and_then(|token| token.into_string().ok());
         let mut progress = Progress::counting(plans.len() as u64 * sites.len() as u64 * self.repeat);
@@ -334,7 +344,7 @@ impl Storage {
                 within: Duration::from_secs(self.timeout) + Duration::from_secs(plan.shape.bytes() / MB),
                 repeat: u32::try_from(self.repeat).unwrap_or(1),
             };
-            let asked = storage::ask(sites, &question, &Direct, |site| progress.answered(&site.name));
+            let asked = storage::ask(sites, &question, &ways, |site| progress.answered(&site.name));
             tokio::select! {
                 answers = asked => settings.extend(answers),
                 _ = tokio::signal::ctrl_c() => return Err(Failure::Failed("interrupted; the services abort what they began".to_owned())),
