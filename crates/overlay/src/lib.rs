@@ -4,6 +4,7 @@ mod acceptor;
 mod change;
 mod clock;
 mod counters;
+mod destination;
 mod device;
 mod directory;
 mod enclave;

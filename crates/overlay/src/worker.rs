@@ -22,13 +22,14 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use crate::counters::Loss;
+use crate::destination::{self, Destination};
 use crate::device::{LONGEST_SLEEP, Shared};
 use crate::manners::Manners;
 use crate::outbox::{Flushed, Outbox, Sent};
-use crate::packet::{MergeSettings, Merger, Offload, SLICES_MOST, Split, View, VnetHeader, decrement_hops};
+use crate::packet::{MergeSettings, Merger, Offload, SLICES_MOST, Split, VnetHeader};
 use crate::random::OsRandom;
 use crate::reception;
-use crate::registry::{Remote, is_mapped};
+use crate::registry::Remote;
 use crate::tun::{LARGEST, Queue};
 use crate::udp::{Inbox, Run, Udp};
 
@@ -287,9 +288,9 @@ impl Worker {
                 continue;
             }
             received.packets = true;
-            match direct(shared, remote, opened.packet) {
-                Ok(Way::Inward(packet)) => inward.push(packet),
-                Ok(Way::Onward(other, packet)) => {
+            match destination::of(shared, remote, opened.packet) {
+                Ok(Destination::Here(packet)) => inward.push(packet),
+                Ok(Destination::Peer(other, packet)) => {
                     let copy = |room: &mut [u8]| room.copy_from_slice(packet);
                     let sent = outbox.add(&other, packet.len(), shared.mtu, (&**udp, *now), &mut flushed, copy);
                     if sent == Sent::NoSession {
@@ -578,33 +579,3 @@ impl Worker {
 
 /// The header in front of each packet of the interface.
 const VNET_HEADER: VnetHeader = VnetHeader::Short;
-
-/// Where a packet goes.
-enum Way<'a> {
-    /// To this machine.
-    Inward(&'a [u8]),
-    /// To another peer.
-    Onward(Arc<Remote>, &'a [u8]),
-}
-
-/// Looks where a packet of a peer goes, and whether it may. What may not comes back with the reason.
-fn direct<'a>(shared: &Shared, from: &Arc<Remote>, packet: &'a mut [u8]) -> Result<Way<'a>, (Loss, &'a [u8])> {
-    let Ok(view) = View::parse(packet) else { return Err((Loss::MalformedPacket, &[])) };
-    let (source, destination, length) = (view.source(), view.destination(), view.bytes().len());
-    let packet = &mut packet[..length];
-    if is_mapped(destination) || !shared.registry.is_of(source, from) {
-        return Err((Loss::ForeignSource, &[]));
-    }
-    if !shared.forward || shared.addresses.contains(&destination) {
-        return Ok(Way::Inward(packet));
-    }
-    match shared.registry.owner_of(destination) {
-        None => Ok(Way::Inward(packet)),
-        Some(owner) if Arc::ptr_eq(&owner, from) => Err((Loss::Loop, packet)),
-        Some(_) if !shared.tenants.may_talk(source, destination) => Err((Loss::OtherTenant, packet)),
-        Some(owner) => match decrement_hops(packet) {
-            Ok(()) => Ok(Way::Onward(owner, packet)),
-            Err(_) => Err((Loss::Expired, packet)),
-        },
-    }
-}
