@@ -79,7 +79,7 @@ impl Report {
             text.push_str(&format!(
                 "\n## Over the distance of each region\n\nA link of so many Mbit/s with a queue of a tenth of a second, real TCP \
                  with this system's congestion control ({}). Shares are of what the link carries beside headers, from the first \
-                 request to the last answer; *all* is what arrived while all five streams were grown and had something to send, with \
+                 request to the last answer; *all* is what arrived after four seconds and while all five streams had something to send, with \
                  the pauses between their two parts: what is missing from it is TCP's and theirs, and what is missing beyond it \
                  is slow start, the requests before and after, and streams that end before others. 10 parts of 100 MB, 5 at once; 100 MB in one request.\n\n",
                 first.congestion_control

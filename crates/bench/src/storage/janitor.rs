@@ -1,9 +1,10 @@
 //! What must happen after a run however it ended: uploads aborted, objects deleted. Also when nobody waits any more.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hyper::Method;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
@@ -45,7 +46,7 @@ impl Janitor {
 
     /// Waits until nothing is to be removed any more, and gives up after `limit`, which is told as well.
     pub async fn finish(&self, limit: Duration) {
-        let mut tasks = std::mem::take(&mut *self.tasks());
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
         let ended = tokio::time::timeout(limit, async { while tasks.join_next().await.is_some() {} }).await;
         if ended.is_err() {
             (self.tell)(format!(
@@ -54,16 +55,12 @@ impl Janitor {
         }
     }
 
-    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             (self.tell)(format!("something is left under {PREFIX} in the store: the process ends"));
             return;
         };
-        let mut tasks = self.tasks();
+        let mut tasks = self.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(work, &runtime);
     }

@@ -1,6 +1,8 @@
 //! What failed on the way and was made good by another attempt.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::failure::Failure;
 
@@ -14,7 +16,7 @@ pub(super) struct Troubles(Arc<Mutex<(u64, Vec<String>)>>);
 impl Troubles {
     pub(super) fn note(&self, failure: Failure) {
         tracing::warn!(%failure, "storage: will be tried again");
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut troubles = self.0.lock();
         troubles.0 += 1;
         if troubles.1.len() < KEPT {
             troubles.1.push(failure.to_string());
@@ -23,6 +25,6 @@ impl Troubles {
 
     /// How many, and the first of them in words.
     pub(super) fn all(&self) -> (u64, Vec<String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }

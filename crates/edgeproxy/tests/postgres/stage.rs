@@ -38,7 +38,7 @@ pub(crate) fn there_is_none() -> bool {
 pub(crate) async fn servers(fra: Plan) -> [ScratchPostgres; 3] {
     let fra = fra.start().await.unwrap();
     let address = fra.address();
-    streaming(fra, address).await
+    followed(fra, address).await
 }
 
 /// The same; whoever goes to Frankfurt goes this way.
@@ -46,10 +46,11 @@ pub(crate) async fn servers_through(fra: Plan, wan: &Wan, link: Link) -> ([Scrat
     let fra = fra.start().await.unwrap();
     let way = wan.tcp(fra.address(), link).unwrap();
     let address = way.address();
-    (streaming(fra, address).await, way)
+    (followed(fra, address).await, way)
 }
 
-async fn streaming(fra: ScratchPostgres, address: SocketAddr) -> [ScratchPostgres; 3] {
+/// With this primary, which is reached at that address.
+pub(crate) async fn followed(fra: ScratchPostgres, address: SocketAddr) -> [ScratchPostgres; 3] {
     let role = format!("CREATE ROLE {MONITOR} LOGIN PASSWORD '{PASSWORD}' IN ROLE pg_monitor");
     fra.sql(&role).await.unwrap();
     let lhr = fra.standby_through("lhr", address).await.unwrap();
