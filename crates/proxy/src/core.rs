@@ -279,7 +279,9 @@ impl Core {
                 return self.serve(token, Connection::advance);
             }
         };
-        Socket::of(client).reset_on_close();
+        let socket = Socket::of(client);
+        socket.reset_on_close();
+        // Counted before it is closed: whoever was turned away finds himself in the figures.
         listener.count_refusal(refusal);
         let line = Refused::at_accept(&listener.name, peer, refusal, self.desk.now);
         self.desk.pop.log.refused(&mut self.desk.lines, &line);
